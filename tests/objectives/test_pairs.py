@@ -377,7 +377,9 @@ def test_what_the_longer_answer_has_more_weighs_less() -> None:
             "'gamma=3' is no setting of dpo. Its settings: beta=..., label_smoothing",
         ),
         ("bco:1:reward_shift=x", "reward_shift of bco is 'x'; give running or a number"),
-        ("dpo:1:beta=-1", "--beta is -1.0; give above 0"),
+        ("dpo:1:beta=1:beta=2", "has a setting twice"),
+        ("dpo:1:beta=-1", r"--terms, dpo: --beta is -1.0; give above 0.* dpo:1:setting=value"),
+        ("fdpo:2:divergence=alpha", "--terms, fdpo: .*divergence-alpha.* fdpo:2:setting=value"),
     ],
 )
 def test_terms_that_make_no_sense(terms: str, message: str) -> None:

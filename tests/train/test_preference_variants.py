@@ -23,6 +23,7 @@ from veridical.objectives.base import PairLogps, PairLoss
 from veridical.objectives.ddpo import DDPO
 from veridical.objectives.dpo import DPO
 from veridical.objectives.ipo import IPO
+from veridical.objectives.lddpo import LDDPO
 from veridical.objectives.mdpo import MDPO
 from veridical.objectives.mpo import MPO
 from veridical.objectives.preference import AveragedPreference
@@ -295,6 +296,23 @@ def test_vdpo_sees_both_answers_under_other_images_too(
     with pytest.raises(UserError, match=r"--loss aot sorts .* Set --accumulation 1"):
         given = replace(training, accumulation=2)
         train_dpo(saved, more, tmp_path / "no", AveragedPreference(AOT()), training=given)
+    with pytest.raises(UserError, match="with --batch-size 1 it is DPO"):
+        given = replace(training, batch_size=1)
+        train_dpo(saved, more, tmp_path / "no", AveragedPreference(AOT()), training=given)
+
+
+def test_weights_by_length_are_not_replaced_by_other_ones(
+    saved: str, tmp_path: Path, pictures: list[Image.Image]
+) -> None:
+    row, other = pair(0, pictures), [assistant_message("There is a yellow kite.")]
+    marked = write(
+        tmp_path, [row | {"span_weights": [{"answer": "chosen", "weight": 2.0}]}], "marked"
+    )
+    with pytest.raises(UserError, match=r"has span_weights, and --loss lddpo .* dpo, ddpo, fdpo"):
+        train_dpo(saved, marked, tmp_path / "no", AveragedPreference(LDDPO()), training=TRAINING)
+    more = write(tmp_path, [row | {"more_rejected": [other]}], "more")
+    with pytest.raises(UserError, match="more_rejected, and --loss lddpo compares two answers"):
+        train_dpo(saved, more, tmp_path / "no", AveragedPreference(LDDPO()), training=TRAINING)
 
 
 def test_the_rejected_branch_sees_its_own_image(

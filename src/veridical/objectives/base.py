@@ -179,12 +179,15 @@ class PairLoss(Objective):
         uses_beta_factors: whether a pair's own factor on beta is used; else such pairs are refused.
         uses_weights: the same of weights of answers' parts.
         averages_tokens: whether it divides log-probs by their answer's length itself.
+        two_answers: whether it needs exactly two answers; pairs with further rejected ones are
+            refused.
         over_batch: whether a pair's loss depends on the other pairs of its batch.
     """
 
     uses_beta_factors: ClassVar[bool] = False
     uses_weights: ClassVar[bool] = False
     averages_tokens: ClassVar[bool] = False
+    two_answers: ClassVar[bool] = False
     over_batch: ClassVar[bool] = False
     beta: float
 

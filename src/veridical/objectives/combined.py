@@ -45,6 +45,22 @@ class Combined(WeightedSum):
         """The terms with their weights."""
         return read_terms(self.terms, self.beta)
 
+    def check(self) -> None:
+        """Refuse settings that make no sense, of any term.
+
+        Raises:
+            UserError: names the term, and how its settings are written.
+        """
+        for weight, one in self.parts:
+            try:
+                one.check()
+            except UserError as error:
+                raise UserError(
+                    f"--terms, {one.name}: {error} Settings of a term follow its weight: "
+                    f"{one.name}:{weight:g}:setting=value."
+                ) from error
+        super().check()
+
     def with_known_start(self) -> Self:
         """Without the terms whose value at the start depends on the rows, if others are left."""
         known = [part for part in self.parts if part.objective.at_start is not None]
@@ -96,7 +112,10 @@ def _read(word: str, beta: float) -> Part:
     weight = _number(rest[0])
     if weight is None or not 0 < weight < math.inf:
         raise UserError(f"--terms: the weight of {name} is {rest[0]}; give a number above 0.")
-    given = dict(_setting(name, made, piece) for piece in rest[1:])
+    settings = [_setting(name, made, piece) for piece in rest[1:]]
+    given = dict(settings)
+    if len(given) < len(settings):
+        raise UserError(f"--terms: {word!r} has a setting twice. Give each once.")
     if made is Likelihood:
         return Part(weight, Likelihood(1.0))
     if made.needs_reference:
@@ -110,7 +129,7 @@ def _kind(name: str) -> Any:
         if getattr(made, "weigh", PairLoss.weigh) is not PairLoss.weigh:
             raise UserError(
                 f"--terms can't have {name}: it weighs tokens before they are summed, so the other "
-                f"terms would be of weighed answers too. Set --loss {name}, with --nll-weight."
+                f"terms would be of weighed answers too. Set --loss {name} instead."
             )
         return made
     if name == "mpo":

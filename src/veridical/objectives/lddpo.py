@@ -20,6 +20,10 @@ class LDDPO(DPO):
     """
 
     name: ClassVar[str] = "lddpo"
+    # Its weights come from the lengths of two answers: other weights would replace them, and the
+    # chosen answer has other ones beside each rejected answer.
+    uses_weights: ClassVar[bool] = False
+    two_answers: ClassVar[bool] = True
     excess_weight: Annotated[float, Range(0, 1, below=True)] = 0.5
 
     def weigh(

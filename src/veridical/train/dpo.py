@@ -62,7 +62,7 @@ def train_dpo(
         training: what every training command takes.
     """
     check_dpo(objective, model, reference_model)
-    require_whole_batch(objective, training.accumulation)
+    require_whole_batch(objective, training.batch_size, training.accumulation)
     options = {
         "objective": objective, "reference": reference, "reference_model": reference_model,
     }  # fmt: skip

@@ -120,7 +120,7 @@ def train_online(
         bdhs.check()
         check_similarity(bdhs.similarity)
     objective.check()
-    require_whole_batch(objective, training.accumulation)
+    require_whole_batch(objective, training.batch_size, training.accumulation)
     if objective.contrasts:
         raise UserError(
             f"--loss {objective.loss.name} compares answers under contrast_images, which fresh "

@@ -420,6 +420,25 @@ def test_the_error_that_stopped_the_others_is_raised(web: Web) -> None:
     assert web.asked == []
 
 
+def test_one_that_was_only_stopped_does_not_hide_what_stopped_it(web: Web) -> None:
+    client = opened(web, concurrency=2)
+    gone = threading.Event()
+
+    def ask(item: int) -> str:
+        if item == 1:
+            client.stop()
+            assert gone.wait(60)
+            raise UserError("the cause")
+        assert client._stopped.wait(60)
+        try:
+            return client.complete(QUESTION).text
+        finally:
+            gone.set()
+
+    with pytest.raises(UserError, match="the cause"):
+        client.ask_all(ask, range(2))
+
+
 def test_marks_of_a_page_are_asked_for_again_and_named(web: Web, tmp_path: Path) -> None:
     """A judge that answers once, then with pages: records are listed with what came."""
     Image.new("RGB", (8, 8), "red").save(tmp_path / "red.png")

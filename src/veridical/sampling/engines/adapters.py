@@ -28,7 +28,7 @@ from veridical.runtime.errors import UserError
 from veridical.runtime.files import writing
 from veridical.runtime.randomness import generator
 from veridical.sampling.choice import never_sampled
-from veridical.sampling.engines.client import FailedError, StoppedError
+from veridical.sampling.engines.client import FailedError
 from veridical.sampling.engines.recomputing import recomputed
 from veridical.sampling.engines.replies import Completion
 from veridical.sampling.engines.server import (
@@ -271,7 +271,7 @@ class Engine:
     def _completed(self, body: Mapping[str, object], request: Request) -> Completion:
         try:
             return self.client.complete(body)
-        except (FailedError, StoppedError) as error:
+        except FailedError as error:
             raise UserError(
                 f"{self.address} does not answer row {request.prompt.id}: {error}. Go on with "
                 "--resume true when it does."

@@ -173,8 +173,11 @@ class Client:
             return list(pool.map(watched, items))
         except BaseException as error:
             self.stop(now=not (finish_paid and isinstance(error, Exception)))
-            if errors and isinstance(error, Exception):
-                raise errors[0] from errors[0].__cause__
+            pool.shutdown(cancel_futures=True)
+            # A question that was only stopped may say so before the one that stopped it does.
+            causes = [one for one in errors if not isinstance(one, StoppedError)] or errors
+            if causes and isinstance(error, Exception):
+                raise causes[0] from causes[0].__cause__
             raise
         finally:
             pool.shutdown(cancel_futures=True)

@@ -78,13 +78,21 @@ def weighed(loss: PairLoss, group: Group) -> Group:
     return dataclasses.replace(group, weights=as_tensors)
 
 
-def require_whole_batch(objective: Preference, accumulation: int) -> None:
-    """Refuse a loss of whole batches where a step's rows are in several.
+def require_whole_batch(objective: Preference, batch_size: int, accumulation: int) -> None:
+    """Refuse a loss of whole batches where a step's rows are in several, or a single pair is one.
 
     Raises:
-        UserError: batches are accumulated, or other processes have some of the rows.
+        UserError: batches are accumulated, other processes have some of the rows, or a batch is
+            one pair.
     """
-    if not objective.over_batch or (accumulation == 1 and processes.world_size() == 1):
+    if not objective.over_batch:
+        return
+    if batch_size == 1:
+        raise UserError(
+            f"--loss {objective.loss.name} sorts the pairs of a batch; with --batch-size 1 it is "
+            "DPO. Set a larger --batch-size, or --loss dpo."
+        )
+    if accumulation == 1 and processes.world_size() == 1:
         return
     raise UserError(
         f"--loss {objective.loss.name} sorts the pairs of a batch, so all pairs of a step have to "
@@ -100,18 +108,19 @@ def require_used(objective: Preference, groups: Iterable[Group]) -> None:
     """
     name = objective.loss.name
     for group in groups:
-        has = None
+        has, takers = None, "ddpo, fdpo, mdpo or chip"
         if group.beta_factor != 1 and not objective.uses_beta_factors:
-            has = f"the beta_factor {group.beta_factor:g}"
+            has, takers = f"the beta_factor {group.beta_factor:g}", f"lddpo, {takers}"
         if group.weights and not objective.uses_weights:
             has = "span_weights"
         if has:
             raise UserError(
                 f"Row {group.id} has {has}, and --loss {name} takes none. Set --loss dpo, "
-                "ddpo, lddpo, fdpo, mdpo or chip, or leave the column out."
+                f"{takers}, or leave the column out."
             )
         answers = len(group.response_ids) - (group.contrasts or 0)
-        if answers > 2 and (objective.contrasts > 1 or objective.over_batch):
+        alone = objective.contrasts > 1 or objective.over_batch or objective.loss.two_answers
+        if answers > 2 and alone:
             raise UserError(
                 f"Row {group.id} has more_rejected, and --loss {name} compares two answers. Set "
                 "--first-rejected-weight 1, which leaves further ones out."
