@@ -20,13 +20,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from veridical.study.executing import Ended, Job
+from veridical.study.executing import Ended, Job, Note
 from veridical.study.keys import Keys
 from veridical.study.plan import Plan, Step
 from veridical.study.running import Executing, Runner
 
-SECONDS = {"data": 7200.0, "train": 14400.0, "eval": 1800.0}
+SECONDS = {"data": 7200.0, "train": 14400.0, "online": 43200.0, "eval": 1800.0}
 """What a step of each kind takes on the average; a step's own differs by up to a half."""
+ORDERS = ("chains", "file", "exact")
+"""Longest chain first by means of kinds, as the runner does; as in the file; by what each takes."""
 
 
 @dataclass
@@ -53,8 +55,9 @@ class Simulated:
         """Whether so many workers are free."""
         return len(self._running) + len(jobs) <= self.workers
 
-    def start(self, jobs: Sequence[Job]) -> list[Any]:
+    def start(self, jobs: Sequence[Job], note: Note) -> None:
         """Put the jobs' ends on the calendar."""
+        note([None] * len(jobs))
         for job in jobs:
             seconds, status = self.seconds[job.step], 0
             if self.rng.random() < self.lost:
@@ -62,7 +65,10 @@ class Simulated:
             self._started += 1
             self.busy += seconds
             heapq.heappush(self._running, (self.now + seconds, self._started, job, status))
-        return [None] * len(jobs)
+
+    def can_ask(self, token: Any) -> bool:
+        """Nothing runs from before."""
+        return token is None
 
     def adopt(self, jobs: Sequence[Job], tokens: Sequence[Any]) -> list[Job]:
         """Nothing runs from before."""
@@ -84,16 +90,20 @@ class Simulated:
         return self.now
 
 
-def make_plan(arms: int, seeds: int, folder: Path) -> Plan:
-    """A study's shape: data by seed, a training for each arm and seed, two evaluations of each."""
+def make_plan(arms: int, seeds: int, folder: Path, online: float) -> Plan:
+    """A study's shape: data by seed, a training for each arm and seed, two evaluations of each.
+
+    The share `online` of the arms, the last in the file, learns online, three times as long.
+    """
     steps = []
     for seed in range(seeds):
         data = folder / "data" / str(seed)
         steps.append(Step(f"data/seed{seed}", "build compose", {"out": str(data), "seed": seed}))
         for arm in range(arms):
-            own = folder / "train" / str(arm) / str(seed)
+            kind = "train" if arm < arms * (1 - online) else "online"
+            own = folder / kind / str(arm) / str(seed)
             options = {"sets": [str(data)], "seed": arm, "out": str(own)}
-            steps.append(Step(f"train/{arm}/seed{seed}", "build compose", options))
+            steps.append(Step(f"{kind}/{arm}/seed{seed}", "build compose", options))
             for part in range(2):
                 out = folder / "eval" / str(arm) / str(seed) / str(part)
                 options = {"sets": [str(own)], "out": str(out)}
@@ -110,12 +120,14 @@ def bound(plan: Plan, seconds: Mapping[str, float], workers: int) -> float:
     return max(sum(seconds.values()) / workers, *ends.values())
 
 
-def simulate(arms: int, seeds: int, workers: int, lost: float) -> dict[str, float]:
+def simulate(
+    arms: int, seeds: int, workers: int, lost: float, online: float = 0.0, order: str = "chains"
+) -> dict[str, float]:
     """Run a plan on a simulated cluster."""
     rng = random.Random(0)
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
-        plan = make_plan(arms, seeds, folder)
+        plan = make_plan(arms, seeds, folder, online)
         seconds = {
             step.name: SECONDS[step.name.partition("/")[0]] * rng.uniform(0.5, 1.5)
             for step in plan.steps
@@ -124,6 +136,12 @@ def simulate(arms: int, seeds: int, workers: int, lost: float) -> dict[str, floa
         keys = Keys(plan, {step.name: frozenset({"sets"}) for step in plan.steps})
         began = time.process_time()
         runner = Runner(plan, keys, Executing(folder, executor=executor, retries=20))
+        if order == "file":
+            setattr(runner, "_weigh", lambda queue: None)  # noqa: B010
+        elif order == "exact":
+            setattr(  # noqa: B010
+                runner, "_weigh", lambda queue: queue.weigh(lambda step: seconds[step.name])
+            )
         with contextlib.redirect_stdout(io.StringIO()):
             runner.run(plan.steps)
         taken = time.process_time() - began
@@ -145,8 +163,10 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--workers", type=int, default=1000)
     parser.add_argument("--lost", type=float, default=0.02)
+    parser.add_argument("--online", type=float, default=0.0, help="share of arms that take longer")
+    parser.add_argument("--order", choices=ORDERS, default="chains")
     given = parser.parse_args()
-    for name, value in simulate(given.arms, given.seeds, given.workers, given.lost).items():
+    for name, value in simulate(**vars(given)).items():
         print(f"{name:22} {value:,.3f}")
 
 

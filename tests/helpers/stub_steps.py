@@ -57,10 +57,11 @@ def runner(
     executor: Executor | None = None,
     retries: int = 0,
     shards: int = 1,
+    forget: bool = False,
 ) -> Runner:
     """A runner of stub steps."""
     paths = {one.name: frozenset({"sets"}) for one in plan.steps}
-    how = Executing(out, workers, executor=executor, shards=shards, retries=retries)
+    how = Executing(out, workers, executor=executor, shards=shards, retries=retries, forget=forget)
     return Runner(plan, Keys(plan, paths), how)
 
 

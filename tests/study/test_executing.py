@@ -20,7 +20,7 @@ from stub_steps import calls, runner, step
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_json
 from veridical.runtime.run_record import process_entry
-from veridical.study.cluster import Cluster, Slurm, make_executor
+from veridical.study.cluster import Cluster, Slurm, Work, _ended, make_executor
 from veridical.study.executing import Ended, Here, Job, last_line
 from veridical.study.ledger import Ledger, StepState, read_ledger
 from veridical.study.plan import Plan
@@ -105,6 +105,82 @@ def test_no_folder_is_removed_under_a_shard_that_runs_still(tmp_path: Path, chan
     assert read_ledger(tmp_path)["a"]["status"] == "finished"
 
 
+KILLED = """
+import os, pathlib, signal, sys
+from veridical.study.executing import Here, Job
+def note(tokens):
+    print(tokens[0]["id"], flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+place = pathlib.Path(sys.argv[1])
+touch = ("touch", str(place / "began"))
+Here(1).start([Job("a", 0, touch, place, {}, place / "log")], note)
+"""
+
+
+def test_a_job_does_nothing_before_it_is_noted(tmp_path: Path) -> None:
+    """A driver is killed between starting a job and noting it; its successor starts it again."""
+    driver = [sys.executable, "-c", KILLED, str(tmp_path)]
+    said = subprocess.run(driver, capture_output=True, text=True, env=_with_source(), check=False)
+    assert said.returncode == -signal.SIGKILL
+    while _runs(int(said.stdout)):
+        time.sleep(0.02)
+    assert (tmp_path / "log").read_text() == ""
+    assert not (tmp_path / "began").exists()
+
+
+BOUND = """
+import pathlib, sys
+from veridical.study.executing import Job, perform
+place = pathlib.Path(sys.argv[1])
+wait = "import os, sys, time; f = open(sys.argv[1], 'w'); print(os.getpid(), file=f, flush=True)"
+call = (sys.executable, "-c", wait + "; time.sleep(60); open(sys.argv[2], 'w')",
+        str(place / "fifo"), str(place / "end"))
+perform(Job("a", 0, call, place, {}, place / "log"))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux alone kills a process with its parent")
+def test_a_clusters_job_ends_with_its_worker(tmp_path: Path) -> None:
+    """A lost worker leaves no process that writes beside the one that is started instead."""
+    os.mkfifo(tmp_path / "fifo")
+    worker = subprocess.Popen([sys.executable, "-c", BOUND, str(tmp_path)], env=_with_source())
+    with (tmp_path / "fifo").open() as file:
+        assert int(file.readline()) > 0
+        worker.kill()
+        worker.wait()
+        assert file.read() == ""  # returns when the job has ended
+    assert not (tmp_path / "end").exists()
+
+
+def _with_source() -> dict[str, str]:
+    source = Path(__file__).parents[2] / "src"
+    path = os.pathsep.join([str(source), os.environ.get("PYTHONPATH", "")])
+    return {**os.environ, "PYTHONPATH": path}
+
+
+def _runs(process: int) -> bool:
+    return Path(f"/proc/{process}").exists()
+
+
+@pytest.mark.parametrize(
+    ("token", "where"),
+    [({"host": "elsewhere", "id": 7}, "on elsewhere as process 7"), ("7_0", "as Slurm's job 7_0")],
+)
+def test_a_step_that_may_run_out_of_sight_is_not_started_beside_it(
+    tmp_path: Path, token: object, where: str
+) -> None:
+    plan = Plan(tmp_path, (step("a", tmp_path), step("b", tmp_path)))
+    own = runner(plan, tmp_path)
+    own._ledger.note(
+        "a", {"key": own.key(plan.steps[0]), "status": "running", "command": "c", "jobs": [token]}
+    )
+    with pytest.raises(UserError, match=rf"a failed: an earlier command started it {where}.*--for"):
+        own.run(plan.steps)
+    assert (calls(tmp_path, "a"), calls(tmp_path, "b")) == (0, 1)
+    runner(plan, tmp_path, forget=True).run(plan.steps)
+    assert (calls(tmp_path, "a"), calls(tmp_path, "b")) == (1, 1)
+
+
 def test_a_queued_job_has_no_last_line_yet(tmp_path: Path) -> None:
     log = tmp_path / "log"
     assert last_line(log, 0) == ""
@@ -134,6 +210,9 @@ def test_jobs_that_ended_are_taken_over_once(tmp_path: Path) -> None:
     """A cluster still knows jobs that have ended; those of a step that changed are of no use."""
 
     class Remembers(Here):
+        def can_ask(self, token: Any) -> bool:
+            return True
+
         def adopt(self, jobs: Sequence[Job], tokens: Sequence[Any]) -> list[Job]:
             taken.append(len(tokens))
             ended.extend(Ended(job, 0, 0.0) for job in jobs)
@@ -238,6 +317,37 @@ def test_submitit_gives_the_same_bytes(tmp_path: Path) -> None:
         }  # fmt: skip
     assert made["here"] == made["slurm"]
     assert len(made["here"]) == 2
+
+
+def test_slurm_says_why_a_job_was_lost(tmp_path: Path) -> None:
+    utils = pytest.importorskip("submitit.core.utils")
+
+    class Handle:
+        job_id, state = "7_0", "OUT_OF_MEMORY"
+
+        def result(self) -> int:
+            raise utils.UncompletedJobError("Job 7_0 has not produced any output")
+
+    class Loses(Here):
+        def wait(self) -> list[Ended]:
+            return [_ended(one.job, Handle(), one.seconds) for one in super().wait()]
+
+    plan = Plan(tmp_path, (step("a", tmp_path, template={"fail": 1}),))
+    with pytest.raises(UserError, match=r"job 7_0 ended as OUT_OF_MEMORY: .*--slurm.mem_gb"):
+        runner(plan, tmp_path, executor=Loses(), retries=1).run(plan.steps)
+    assert calls(tmp_path, "a") == 2
+
+
+def test_slurms_job_that_nobody_noted_does_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("veridical.study.cluster.TOLD", -1.0)
+    job = Job("a", 0, ("touch", str(tmp_path / "began")), tmp_path, {}, tmp_path / "log")
+    assert Work(tmp_path / "noted")(job) is None
+    assert not (tmp_path / "began").exists()
+    (tmp_path / "noted").touch()
+    assert Work(tmp_path / "noted")(job) == 0
+    assert (tmp_path / "began").exists()
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,13 @@ import pytest
 import yaml
 
 from veridical import cli
+from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_json, write_json, write_jsonl
-from veridical.study import running
+from veridical.study import commands
+from veridical.study.expanding import Expansion
 from veridical.study.running import Runner
+from veridical.study.study_file import find_study
+from veridical.study.studying import lay_out
 
 IMAGES = 12
 FACTORS = {"style": "plain", "prompt": "short"}
@@ -37,7 +42,8 @@ def answers(path: Path, invented: int) -> None:
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Answers of two styles with two seeds; evaluations in this process, to save time."""
-    monkeypatch.setattr(running, "LIGHT", (*running.LIGHT, "eval chair", "eval pope"))
+    light = (*commands.LIGHT, "eval chair", "eval pope")
+    monkeypatch.setattr("veridical.study.running.LIGHT", light)
     write_json(tmp_path / "objects.json", {str(n): ["dog"] for n in range(IMAGES)})
     for name, invented in (("start", 9), ("plain-0", 8), ("plain-1", 9), ("good-0", 0),
                            ("good-1", 1)):  # fmt: skip
@@ -201,3 +207,26 @@ def test_builds_are_shared_out_where_their_command_can(
         ("--shard", "1/3"), ("--shard", "2/3"), ("--shard", "3/3"),
     ]  # fmt: skip
     assert (runner._shards(rated), runner._shards(best)) == (3, 1)
+
+
+def test_a_study_that_another_machine_may_run_is_left_alone(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, out = study(place), place / "out"
+    assert run("run", file, "--out", out) == 0
+    record = read_json(out / "run.json")
+    record |= {"status": "running", "process": {**record["process"], "host": "elsewhere"}}
+    write_json(out / "run.json", record)
+    assert run("run", file, "--out", out) == 2
+    assert "started on elsewhere and not ended there" in capsys.readouterr().err
+    assert run("status", file, "--out", out) == 0
+    assert "The command was started on elsewhere" in capsys.readouterr().out
+    assert run("run", file, "--out", out, "--forget", "true") == 0
+
+
+def test_trials_and_arms_with_one_name_for_two_steps_are_refused(place: Path) -> None:
+    laid = lay_out(find_study(study(place)), place / "out")
+    one = next(iter(laid.expansion.steps.values()))
+    trials = Expansion(laid.study, laid.out, {one.name: dataclasses.replace(one, command="other")})
+    with pytest.raises(UserError, match="would be the name of two steps"):
+        dataclasses.replace(laid, trials=trials).plan  # noqa: B018

@@ -6,6 +6,7 @@ import importlib
 import os
 import signal
 import time
+import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,10 +14,12 @@ from typing import Annotated, Any, Literal
 
 from veridical.runtime.errors import UserError
 from veridical.runtime.ranges import Range, check_ranges
-from veridical.study.executing import Ended, Executor, Here, Job, perform
+from veridical.study.executing import Ended, Executor, Here, Job, Note, perform
 
 LOOK = 0.2
 """Seconds between two looks at a cluster's jobs."""
+TOLD = 60.0
+"""Seconds that a job waits to be noted; a file system may show the note late (our choice)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,11 +93,24 @@ def _library(name: str, extra: str) -> Any:
         ) from None
 
 
+@dataclass
 class Work:
-    """A job as submitit submits it: one that is preempted, or out of time, goes on in the queue."""
+    """A job as submitit submits it: one that is preempted, or out of time, goes on in the queue.
 
-    def __call__(self, job: Job) -> int:
-        """Run it."""
+    Attributes:
+        noted: the file that says that its driver knows of it. A driver that was killed before has
+            a successor that starts the step again, so a job that nobody noted does nothing.
+    """
+
+    noted: Path
+
+    def __call__(self, job: Job) -> int | None:
+        """Run it, and return its exit status; None if it was never noted."""
+        last = time.monotonic() + TOLD
+        while not self.noted.exists():
+            if time.monotonic() > last:
+                return None
+            time.sleep(LOOK)
         return perform(job)
 
     def checkpoint(self, job: Job) -> Any:
@@ -135,20 +151,27 @@ class Slurm:
         """See `Executor`: the queue is Slurm's."""
         return bool(jobs)
 
-    def start(self, jobs: Sequence[Job]) -> list[Any]:
+    def start(self, jobs: Sequence[Job], note: Note) -> None:
         """See `Executor`."""
+        noted = self.folder.absolute() / f"{uuid.uuid4().hex}.noted"
         with self._executor.batch():
-            submitted = [self._executor.submit(Work(), job) for job in jobs]
+            submitted = [self._executor.submit(Work(noted), job) for job in jobs]
         for job, handle in zip(jobs, submitted, strict=True):
             self._jobs.append((job, handle, self.clock()))
-        return [str(handle.job_id) for handle in submitted]
+        note([str(handle.job_id) for handle in submitted])
+        noted.parent.mkdir(parents=True, exist_ok=True)
+        noted.touch()
+
+    def can_ask(self, token: Any) -> bool:
+        """See `Executor`: of Slurm's jobs."""
+        return isinstance(token, str)
 
     def adopt(self, jobs: Sequence[Job], tokens: Sequence[Any]) -> list[Job]:
         """See `Executor`; a job that has ended well is taken over too, with its status."""
         kind = type(self._executor._executor).job_class
         found = []
         for job, token in zip(jobs, tokens, strict=True):
-            if not isinstance(token, str):  # another executor's
+            if not self.can_ask(token):
                 continue
             handle = kind(folder=self.folder, job_id=token)
             if handle.state not in LOST_STATES:
@@ -162,7 +185,7 @@ class Slurm:
         self._jobs = [entry for entry in self._jobs if entry not in ended]
         if not ended and self._jobs:
             time.sleep(LOOK)
-        return [Ended(job, _status(handle), self.clock() - began) for job, handle, began in ended]
+        return [_ended(job, handle, self.clock() - began) for job, handle, began in ended]
 
     def stop(self, how: signal.Signals) -> None:
         """See `Executor`."""
@@ -178,12 +201,27 @@ LOST_STATES = ("UNKNOWN", "CANCELLED", "FAILED", "NODE_FAIL", "TIMEOUT", "OUT_OF
                "INTERRUPTED", "FINISHED")  # fmt: skip
 
 
-def _status(handle: Any) -> int | None:
-    """A job's own exit status; None where it was lost before it could say it."""
+WHY = {
+    "OUT_OF_MEMORY": "it needed more memory than it was given: --slurm.mem_gb",
+    "TIMEOUT": "it needed more time than it was given: --slurm.timeout_min",
+    "CANCELLED": "somebody canceled it",
+    "NODE_FAIL": "its machine failed",
+}
+"""What Slurm's states mean for a step."""
+
+
+def _ended(job: Job, handle: Any, seconds: float) -> Ended:
+    """How a job ended: with its own exit status, or lost, and then what Slurm says of it."""
+    utils = importlib.import_module("submitit.core.utils")
     try:
-        return int(handle.result())
-    except Exception:  # whatever ended it: its process has not said how the step ended
-        return None
+        status = handle.result()
+    except (utils.UncompletedJobError, utils.FailedJobError, OSError, EOFError) as error:
+        state = str(handle.state).partition(" ")[0]  # such as "CANCELLED by 1000"
+        told = WHY.get(state) or next((s for s in reversed(str(error).splitlines()) if s), "")
+        return Ended(job, None, seconds, f"Slurm's job {handle.job_id} ended as {state}: {told}")
+    if status is None:
+        return Ended(job, None, seconds, f"Slurm's job {handle.job_id} was not noted in {TOLD:g} s")
+    return Ended(job, int(status), seconds)
 
 
 @dataclass
@@ -209,15 +247,19 @@ class Ray:
         """See `Executor`: the queue is Ray's."""
         return bool(jobs)
 
-    def start(self, jobs: Sequence[Job]) -> list[Any]:
+    def start(self, jobs: Sequence[Job], note: Note) -> None:
         """See `Executor`."""
+        note([None] * len(jobs))  # Ray ends them with this process, noted or not
         for job in jobs:
             # The step's own retries decide whether it is started again, on every executor.
             task = self._ray.remote(perform).options(
                 num_cpus=job.cpus, num_gpus=job.gpus, max_retries=0, name=job.step
             )
             self._jobs[task.remote(job)] = (job, self.clock())
-        return [None] * len(jobs)
+
+    def can_ask(self, token: Any) -> bool:
+        """See `Executor`: of none, and its own have ended."""
+        return token is None
 
     def adopt(self, jobs: Sequence[Job], tokens: Sequence[Any]) -> list[Job]:
         """See `Executor`: Ray ends a driver's tasks with it."""
@@ -230,11 +272,12 @@ class Ray:
         found = []
         for reference in done:
             job, began = self._jobs.pop(reference)
+            seconds = self.clock() - began
             try:
-                status: int | None = self._ray.get(reference)
-            except self._ray.exceptions.RayError:
-                status = None
-            found.append(Ended(job, status, self.clock() - began))
+                found.append(Ended(job, self._ray.get(reference), seconds))
+            except self._ray.exceptions.RayError as error:
+                said = next((line for line in str(error).splitlines() if line.strip()), "")
+                found.append(Ended(job, None, seconds, f"Ray: {type(error).__name__}: {said}"))
         return found
 
     def stop(self, how: signal.Signals) -> None:

@@ -18,6 +18,8 @@ from veridical.study.plan import OUTPUTS, Plan, Step, lies_in, texts_of
 
 OWN = ("align", "study plan", "study run", "study status", "study report")
 """Commands that are plans themselves."""
+LIGHT = ("data split", "eval compare", "report", "world make")
+"""Commands that load no model and take seconds."""
 
 
 def check_steps(plan: Plan, steps: Sequence[Step]) -> dict[str, frozenset[str]]:

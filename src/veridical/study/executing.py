@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import os
 import re
 import signal
+import socket
 import subprocess
+import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Any, Protocol, TypeAlias
 
 from veridical.runtime.run_record import is_alive, process_entry
 
 POLL = 0.05
 """Seconds between two looks at whether a process has ended."""
+GATE = 'read -r _ || exit 75; exec "$@" </dev/null'
+"""A shell's program that becomes a job's when it is told to, and ends when who tells it is gone."""
 LAST = 400
 """Bytes at a log's end that its last line is looked for in."""
+PR_SET_PDEATHSIG = 1
+"""Of Linux's prctl: the signal that a process gets when its parent ends."""
 
 
 @dataclass(frozen=True)
@@ -55,16 +63,22 @@ class Ended:
         status: its exit status; a negative one is the signal that ended it. None where it is not
             known: the process is gone that waited for it.
         seconds: that it took.
+        reason: what the executor says of a job that was lost; "" where it says nothing.
     """
 
     job: Job
     status: int | None
     seconds: float
+    reason: str = ""
 
     @property
     def lost(self) -> bool:
         """Whether it was killed rather than failed: the same again may succeed."""
         return self.status is None or self.status < 0
+
+
+Note: TypeAlias = Callable[[list[Any]], None]
+"""Writes down what a batch of jobs is found by."""
 
 
 class Executor(Protocol):
@@ -76,12 +90,19 @@ class Executor(Protocol):
     def room(self, jobs: Sequence[Job]) -> bool:
         """Whether these jobs can be started now, beside what runs."""
 
-    def start(self, jobs: Sequence[Job]) -> list[Any]:
+    def start(self, jobs: Sequence[Job], note: Note) -> None:
         """Start jobs; those that are given together may become one array.
 
-        Returns:
-            For each what `adopt` finds it by, in JSON's types.
+        No job does anything before `note` has returned: if this process is killed on the way, the
+        next one finds either a job that it knows of, or none.
+
+        Args:
+            jobs: to start.
+            note: is given for each what `adopt` finds it by, in JSON's types, and writes it down.
         """
+
+    def can_ask(self, token: Any) -> bool:
+        """Whether this executor can tell if the job of a token still runs."""
 
     def adopt(self, jobs: Sequence[Job], tokens: Sequence[Any]) -> list[Job]:
         """Take over those of a step's jobs that an earlier process of this command started.
@@ -121,23 +142,30 @@ class Here:
         one_alone = not self._running and len({job.step for job in jobs}) == 1
         return (len(jobs) <= free and gpus) or one_alone
 
-    def start(self, jobs: Sequence[Job]) -> list[Any]:
+    def start(self, jobs: Sequence[Job], note: Note) -> None:
         """See `Executor`."""
-        tokens = []
+        tokens, started = [], []
         for job in jobs:
             own = self._free_gpus()[: job.gpus]
             shown = {"CUDA_VISIBLE_DEVICES": ",".join(own)} if own else {}
             process = Process(job, shown)
             self._taken[job.step, job.shard] = own
             self._running[job.step, job.shard] = process
+            started.append(process)
             tokens.append({**process.entry, "gpus": list(own)})
-        return tokens
+        note(tokens)
+        for process in started:
+            process.begin()
+
+    def can_ask(self, token: Any) -> bool:
+        """See `Executor`: of this machine's processes."""
+        return isinstance(token, Mapping) and token.get("host") == socket.gethostname()
 
     def adopt(self, jobs: Sequence[Job], tokens: Sequence[Any]) -> list[Job]:
         """See `Executor`."""
         found = []
         for job, token in zip(jobs, tokens, strict=True):
-            if isinstance(token, Mapping) and is_alive(token):  # another executor's are texts
+            if self.can_ask(token) and is_alive(token):
                 self._taken[job.step, job.shard] = tuple(token.get("gpus", ()))
                 self._running[job.step, job.shard] = Adopted(job, token)
                 found.append(job)
@@ -174,9 +202,15 @@ class Here:
 
 
 class Process:
-    """A job that runs; its output goes to its log."""
+    """A job that runs once it is told to begin; its output goes to its log.
 
-    def __init__(self, job: Job, environment: Mapping[str, str]) -> None:
+    Args:
+        job: what to run.
+        environment: variables beside the job's own.
+        bound: whether it is killed if this process is, so that it writes nowhere unseen.
+    """
+
+    def __init__(self, job: Job, environment: Mapping[str, str], bound: bool = False) -> None:
         self.job = job
         self.began = time.monotonic()
         self.seconds = 0.0
@@ -184,14 +218,22 @@ class Process:
         self._file: IO[bytes] = job.log.open("ab")
         # A session of its own: Ctrl-C reaches this process alone, which then ends the step.
         self._process = subprocess.Popen(
-            job.call,
-            stdin=subprocess.DEVNULL,
+            ["/bin/sh", "-c", GATE, "sh", *job.call],
+            stdin=subprocess.PIPE,
             stdout=self._file,
             stderr=subprocess.STDOUT,
             cwd=job.folder,
             env={**os.environ, **job.environment, **environment},
             start_new_session=True,
+            preexec_fn=_die_with_parent() if bound else None,
         )
+
+    def begin(self) -> None:
+        """Let it do its work; before that it is a shell that waits."""
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # it was killed; its status says so
+            self._process.stdin.write(b"\n")
+            self._process.stdin.close()
 
     @property
     def entry(self) -> Mapping[str, object]:
@@ -248,12 +290,35 @@ class Adopted:
             time.sleep(POLL)
 
 
+def _die_with_parent() -> Callable[[], object] | None:
+    """What a new process does so that it is killed with this one; Linux alone has that."""
+    if not sys.platform.startswith("linux"):
+        return None
+    prctl = ctypes.CDLL(None).prctl  # loaded before the fork
+    return lambda: prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def may_run(token: Any) -> bool:
+    """Whether a job that an earlier command started may still run, as far as this machine sees."""
+    if isinstance(token, Mapping):
+        return token.get("host") != socket.gethostname() or is_alive(token)
+    return token is not None  # Slurm's; Ray's end with their driver
+
+
+def place_of(token: Any) -> str:
+    """Where a job was started, for people."""
+    if isinstance(token, Mapping):
+        return f"on {token.get('host')} as process {token.get('id')}"
+    return f"as Slurm's job {token}"
+
+
 def perform(job: Job) -> int:
     """Run a job to its end, on whichever machine this is, and return its exit status.
 
     Cluster executors call it there. Where its own process is asked to end, the job is.
     """
-    process = Process(job, {})
+    process = Process(job, {}, bound=True)
+    process.begin()
     if threading.current_thread() is not threading.main_thread():
         process.end()  # only a main thread is told of signals
     else:
@@ -279,8 +344,11 @@ def last_line(log: Path, start: int) -> str:
     return next((line.strip() for line in reversed(re.split(r"[\r\n]", text)) if line), "")
 
 
-def last_words(log: Path, start: int, status: int | None) -> str:
-    """The reason that a process gave: its message to the user, else the last line it wrote."""
+def last_words(log: Path, start: int, ended: Ended) -> str:
+    """Why a job failed: what its executor says, else its message to the user or its last line."""
+    status = ended.status
+    if ended.reason:
+        return ended.reason
     if status is not None and status < 0:
         return f"it was ended by {signal.Signals(-status).name}"
     text = ""

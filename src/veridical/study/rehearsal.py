@@ -19,8 +19,8 @@ from veridical.data.record_rows import Kind
 from veridical.data.records import read_records, write_records
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_json, read_jsonl, write_json, write_jsonl
+from veridical.study.commands import LIGHT
 from veridical.study.plan import OUTPUTS, OptionValue, Plan, Step, lies_in
-from veridical.study.running import LIGHT
 
 FEW = 16
 """Rows that steps are tried on (our choice: seconds, and a batch of small models)."""

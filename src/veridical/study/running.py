@@ -7,7 +7,6 @@ import os
 import shutil
 import signal
 import sys
-from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,17 +16,26 @@ from veridical.cli.dispatch import run_command
 from veridical.runtime.errors import UserError
 from veridical.runtime.run_folders import remove_run
 from veridical.runtime.run_record import RECORD, read_record
-from veridical.study.commands import makes_shards, named_path, runs_on_several
-from veridical.study.executing import Ended, Executor, Here, Job, last_line, last_words
+from veridical.study.commands import LIGHT, makes_shards, named_path, runs_on_several
+from veridical.study.executing import (
+    Ended,
+    Executor,
+    Here,
+    Job,
+    last_line,
+    last_words,
+    may_run,
+    place_of,
+)
 from veridical.study.keys import Keys
 from veridical.study.ledger import Ledger, Status, StepState
+from veridical.study.ordering import Queue
 from veridical.study.plan import Plan, Step, named
+from veridical.study.rates import kind_of, known_rates
 from veridical.world.dataset import SCENES, remove_scenes
 
 SHOWN_EVERY = 0.5
 """Seconds between two looks at the log of the step that runs."""
-LIGHT = ("data split", "eval compare", "report", "world make")
-"""Commands that load no model and take seconds."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +50,7 @@ class Executing:
         shards: processes that a build or an evaluation is shared out to, where its command can.
         retries: how often a step is started again whose process was killed.
         gpus: that a step needs which trains, builds or evaluates.
+        forget: what an earlier command started elsewhere runs no longer.
     """
 
     out: Path
@@ -51,6 +60,7 @@ class Executing:
     shards: int = 1
     retries: int = 0
     gpus: int = 0
+    forget: bool = False
 
 
 @dataclass
@@ -94,6 +104,7 @@ class Runner:
     _lost: dict[str, int] = field(default_factory=dict)
     _begun: set[str] = field(default_factory=set)
     _whole: set[str] = field(default_factory=set)
+    _measured: set[tuple[str, str]] = field(default_factory=set)
     _shown: float = 0.0
 
     def __post_init__(self) -> None:
@@ -135,9 +146,10 @@ class Runner:
         Raises:
             UserError: steps failed; the message has what they said and where their logs are.
         """
-        queue = _Queue(self.plan, steps, self.made)
+        queue = Queue(self.plan, steps, self.made)
+        self._weigh(queue)
         try:
-            while queue.ready or self._running:
+            while queue or self._running:
                 self._start_ready(queue)
                 if self._running:
                     for ended in self.executor.wait():
@@ -158,13 +170,18 @@ class Runner:
             )
             raise UserError(f"{told}{left} What is finished is kept; start again to go on.")
 
-    def _start_ready(self, queue: _Queue) -> None:
+    def _weigh(self, queue: Queue) -> None:
+        """Order what is ready by what is known of how long steps take."""
+        rates = known_rates(self.ledger)
+        queue.weigh(rates.guess)
+
+    def _start_ready(self, queue: Queue) -> None:
         """Start what is ready, as far as there is room; what is here already makes more ready."""
         kept: list[Step] = []
         starting: list[tuple[Step, list[Job]]] = []
         chosen: list[Job] = []
-        while queue.ready:
-            step = queue.ready.popleft()
+        while queue:
+            step = queue.take()
             if self._is_here(step):
                 self._say(f"{step.name}: here already")
                 queue.done(step)
@@ -174,7 +191,11 @@ class Runner:
                 if step.name in self.made:
                     queue.done(step)
                 continue
-            if self._adopt(step):
+            try:
+                if self._adopt(step):
+                    continue
+            except UserError as error:
+                self._not_started(step, error)
                 continue
             jobs = self._jobs(step, self._shards(step))
             if not self.executor.room([*chosen, *jobs]):
@@ -182,7 +203,8 @@ class Runner:
                 break
             starting.append((step, jobs))
             chosen += jobs
-        queue.ready.extendleft(reversed(kept))
+        for step in kept:
+            queue.put(step)
         if starting:
             self._start(starting)
 
@@ -199,15 +221,22 @@ class Runner:
             self._running[step.name] = _Started(
                 step, self.key(step), jobs, self.executor.clock(), sizes
             )
-        tokens = iter(self.executor.start([job for _, jobs in starting for job in jobs]))
-        for step, jobs in starting:
-            self._note(step, "running", jobs=[next(tokens) for _ in jobs])
+
+        def note(tokens: list[Any]) -> None:
+            left = iter(tokens)
+            for step, jobs in starting:
+                self._note(step, "running", jobs=[next(left) for _ in jobs])
+
+        self.executor.start([job for _, jobs in starting for job in jobs], note)
 
     def _adopt(self, step: Step) -> bool:
         """Wait for what runs still of a step since this command was killed.
 
         No folder is removed, and no shard started a second time, beside a process that writes
         there. What the step lacks then is made when all have ended.
+
+        Raises:
+            UserError: it may run where this command can't see it.
         """
         if step.name in self._begun:  # by this command, which knows how its jobs ended
             return False
@@ -216,6 +245,7 @@ class Runner:
         tokens = (state.get("jobs") or []) if state and state["status"] == "running" else []
         if state is None or not tokens:
             return False
+        self._refuse_unseen(tokens)
         jobs = self._jobs(step, len(tokens))
         alive = self.executor.adopt(jobs, tokens)
         if not alive:
@@ -229,6 +259,16 @@ class Runner:
             step, state["key"], jobs, self.executor.clock(), starts, gone, adopted=True
         )
         return True
+
+    def _refuse_unseen(self, tokens: Sequence[Any]) -> None:
+        """Refuse to start a step beside one that may run where the executor can't look."""
+        unseen = [t for t in tokens if may_run(t) and not self.executor.can_ask(t)]
+        if unseen and not self.how.forget:
+            raise UserError(
+                f"an earlier command started it {place_of(unseen[0])}, where this one can't see "
+                "whether it still runs. Start the command as it was started then, or, if nothing "
+                "of it runs any more, with --forget true."
+            )
 
     def _shards(self, step: Step) -> int:
         shared = self.how.shards > 1 and step.name not in self._whole and makes_shards(step)
@@ -270,7 +310,7 @@ class Runner:
                 print(f"veridical: {error}", file=file)
         self._note_end(step, self.executor.clock() - began, failed)
 
-    def _end(self, ended: Ended, queue: _Queue) -> None:
+    def _end(self, ended: Ended, queue: Queue) -> None:
         """Take in how a job ended; with its last job the step ends."""
         started = self._running[ended.job.step]
         started.ended.append(ended)
@@ -287,13 +327,13 @@ class Runner:
         lost = self._lost.get(step.name, 0)
         if worst.lost and (started.adopted or lost < self.how.retries):
             self._lost[step.name] = lost + (not started.adopted)
-            self._say(f"{step.name}: lost ({_how_lost(worst.status)}); it is started again")
+            self._say(f"{step.name}: lost ({_how_lost(worst)}); it is started again")
             queue.again(step)
             return
         failed = ""
         if worst.status != 0:
             log = worst.job.log
-            failed = last_words(log, started.log_start[log], worst.status)
+            failed = last_words(log, started.log_start[log], worst)
         elif self._lacks_result(started):
             if len(started.jobs) > 1:  # as where the shard was killed that put it together
                 self._whole.add(step.name)
@@ -304,6 +344,9 @@ class Runner:
         self._note_end(step, self.executor.clock() - started.began, failed)
         if not failed:
             queue.done(step)
+            if (kind := (kind_of(step.name), step.command)) not in self._measured:
+                self._measured.add(kind)
+                self._weigh(queue)
 
     def _note_end(self, step: Step, seconds: float, failed: str) -> None:
         """Note how a step ended; `failed` is why it failed, "" if it did not."""
@@ -323,16 +366,19 @@ class Runner:
         try:
             self._make_way(step)
         except UserError as error:
-            self.failed[step.name] = str(error).rstrip(".")
-            log = self.log(step.name)
-            log.parent.mkdir(parents=True, exist_ok=True)
-            with log.open("a", encoding="utf-8") as file:
-                print(f"veridical: {error}", file=file)
-            self._say(f"{step.name}: not started: {error}")
+            self._not_started(step, error)
             return False
         self.keys.renew(step)
         self._keys.pop(step.name, None)
         return True
+
+    def _not_started(self, step: Step, why: UserError) -> None:
+        self.failed[step.name] = str(why).rstrip(".")
+        log = self.log(step.name)
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("a", encoding="utf-8") as file:
+            print(f"veridical: {why}", file=file)
+        self._say(f"{step.name}: not started: {why}")
 
     def _make_way(self, step: Step) -> None:
         """Remove what the step made with other options, or half, and nothing else.
@@ -436,44 +482,11 @@ class Runner:
         print(f"[{self.executor.clock() - self._began:4.0f} s] {text}", flush=True)
 
 
-class _Queue:
-    """The steps that are ready, and for the others how many they wait for."""
-
-    def __init__(self, plan: Plan, steps: Sequence[Step], made: Mapping[str, str]) -> None:
-        self._steps = {step.name: step for step in steps}
-        self._open: dict[str, set[str]] = {}
-        self._readers: dict[str, list[str]] = {}
-        for step in steps:
-            needs = {other.name for other in plan.needs(step) if other.name not in made}
-            self._open[step.name] = needs
-            for name in needs:
-                self._readers.setdefault(name, []).append(step.name)
-        self.ready = deque(step for step in steps if not self._open[step.name])
-        for step in self.ready:
-            del self._open[step.name]
-
-    def done(self, step: Step) -> None:
-        """Let go those that waited for a step alone."""
-        for name in self._readers.get(step.name, ()):
-            if name in self._open:
-                self._open[name].discard(step.name)
-                if not self._open[name]:
-                    del self._open[name]
-                    self.ready.append(self._steps[name])
-
-    def again(self, step: Step) -> None:
-        """Start a step again before all others: what waits for it has waited already."""
-        self.ready.appendleft(step)
-
-    def waiting(self) -> list[Step]:
-        """Those that were never ready."""
-        return [self._steps[name] for name in self._open]
-
-
 def _badness(ended: Ended) -> int:
     """A failure before a loss before success: what failed would fail again."""
     return -2 if ended.status not in (0, None) and not ended.lost else -1 if ended.lost else 0
 
 
-def _how_lost(status: int | None) -> str:
-    return "its process is gone" if status is None else signal.Signals(-status).name
+def _how_lost(ended: Ended) -> str:
+    unknown = ended.reason or "its process is gone"
+    return unknown if ended.status is None else signal.Signals(-ended.status).name

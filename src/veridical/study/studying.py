@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,11 +16,12 @@ from veridical.runtime.run_record import RECORD, is_alive, read_fields
 from veridical.runtime.runs import start_run
 from veridical.study.cluster import Cluster, make_executor
 from veridical.study.commands import check_steps, path_options
+from veridical.study.executing import may_run
 from veridical.study.expanding import Cell, Expansion, expand
 from veridical.study.keys import Keys
 from veridical.study.ledger import StepState, read_ledger
 from veridical.study.plan import Plan, Step, write_plan
-from veridical.study.rates import Rates, in_words, known_rates
+from veridical.study.rates import Rates, in_words, kind_of, known_rates
 from veridical.study.rehearsal import schedule
 from veridical.study.running import Executing, Runner
 from veridical.study.stage_code import code_hash
@@ -68,7 +70,9 @@ class Laid:
     @property
     def plan(self) -> Plan:
         """Trials first, then everything else; a step that is both stands once."""
-        both = Expansion(self.study, self.out, {**self.trials.steps, **self.expansion.steps})
+        both = Expansion(self.study, self.out, dict(self.trials.steps))
+        for step in self.expansion.steps.values():
+            both.take(step)
         return both.plan()
 
     @property
@@ -122,6 +126,7 @@ def study_run(
     retries: Annotated[int, Range(0)] = 1,
     cluster: Cluster = Cluster(),
     accept_code: bool = False,
+    forget: bool = False,
 ) -> None:
     """Run a study: every step that is not done, then the report.
 
@@ -138,20 +143,30 @@ def study_run(
         retries: how often a step is started again whose process was killed.
         cluster: where steps run.
         accept_code: keep steps that were made by other code than today's.
+        forget: what an earlier command started on another machine, or with another executor, runs
+            no longer, as this command can't see: start it again.
 
     Raises:
-        UserError: the file is no study, a step's command refuses it, or steps failed.
+        UserError: the file is no study, a step's command refuses it, another machine may run the
+            study, or steps failed.
     """
     found = find_study(study)
     folder = folder_of(found, out)
+    if (host := _other_host(folder)) and not forget:
+        raise UserError(
+            f"{folder} is a study that was started on {host} and not ended there, and this machine "
+            f"can't see whether it still runs. Go on with it on {host}, or, if it runs no longer, "
+            "with --forget true."
+        )
     options = {"study": study, "out": folder, "workers": workers, "shards": shards,
-               "retries": retries, "cluster": cluster, "accept_code": accept_code}  # fmt: skip
+               "retries": retries, "cluster": cluster, "accept_code": accept_code,
+               "forget": forget}  # fmt: skip
     inputs = {"study": Path(study)} if Path(study).is_file() else {}
     laid = lay_out(found, folder, accept_code)
     check_steps(laid.plan, one_of_each(laid.plan))
     with start_run(folder, "study run", options, inputs) as run:
         executor = make_executor(cluster, workers, folder, shards)
-        how = Executing(folder, workers, (), executor, shards, retries, cluster.gpus)
+        how = Executing(folder, workers, (), executor, shards, retries, cluster.gpus, forget)
         failures = []
         if not laid.known:
             failures += _run(laid.trial_plan, how, accept_code)
@@ -198,18 +213,21 @@ def study_status(study: str, out: Path | None = None, workers: int = 1) -> None:
     plan = laid.plan
     runner = runner_of(plan, Executing(folder))
     done = {step.name for step in plan.steps if runner.is_done(step)}
-    states = {step.name: state_of(step, runner.ledger, done) for step in plan.steps}
-    kinds = list(dict.fromkeys(kind_of(step) for step in plan.steps))
+    runs = _is_running(folder)
+    states = {step.name: state_of(step, runner.ledger, done, runs) for step in plan.steps}
+    kinds = list(dict.fromkeys(kind_of(step.name) for step in plan.steps))
     width = max(map(len, kinds))
     for kind in kinds:
-        own = [states[step.name] for step in plan.steps if kind_of(step) == kind]
+        own = [states[step.name] for step in plan.steps if kind_of(step.name) == kind]
         parts = [f"{own.count(word)} {word}" for word in WORDS if word in own]
         print(f"{kind:<{width}}  {', '.join(parts)}")
     for step in plan.steps:
         if states[step.name] == "failed":
             reason = runner.ledger[step.name].get("reason", "")
             print(f"{step.name} failed: {reason} (log: {runner.log(step.name)})")
-    print(f"The command {'runs' if _is_running(folder) else 'does not run'} now.")
+    host = _other_host(folder)
+    unseen = f"was started on {host}; whether it runs can be seen there alone"
+    print(f"The command {unseen if host else 'runs now' if runs else 'does not run now'}.")
     for line in summed_up(laid, plan, done, known_rates(runner.ledger), workers, None):
         print(line)
 
@@ -230,23 +248,17 @@ def study_report(study: str, out: Path | None = None) -> None:
 WORDS = ("done", "running", "failed", "changed", "to do")
 
 
-def state_of(step: Step, ledger: Mapping[str, StepState], done: set[str]) -> str:
-    """One of `WORDS`."""
+def state_of(step: Step, ledger: Mapping[str, StepState], done: set[str], runs: bool) -> str:
+    """One of `WORDS`; `runs` says whether the study's command runs."""
     if step.name in done:
         return "done"
     state = ledger.get(step.name)
     if state is None:
         return "to do"
     if state["status"] == "running":
-        tokens = state.get("jobs") or []
-        local = [token for token in tokens if isinstance(token, dict) and "host" in token]
-        return "running" if any(map(is_alive, local)) or len(local) < len(tokens) else "to do"
+        alive = any(map(may_run, state.get("jobs") or []))
+        return "running" if alive or runs else "to do"
     return "failed" if state["status"] == "failed" else "changed"
-
-
-def kind_of(step: Step) -> str:
-    """The name of the template that a step was made from."""
-    return step.name.partition("/")[0]
 
 
 def _is_running(folder: Path) -> bool:
@@ -254,6 +266,15 @@ def _is_running(folder: Path) -> bool:
         return False
     fields = read_fields(folder)
     return fields.get("status") == "running" and is_alive(fields.get("process") or {})
+
+
+def _other_host(folder: Path) -> str:
+    """The machine on which a study was started that has not ended; "" if it is this one."""
+    fields = read_fields(folder) if (folder / RECORD).is_file() else {}
+    process = fields.get("process")
+    host = str(process["host"]) if process else ""
+    elsewhere = fields.get("status") == "running" and host != socket.gethostname()
+    return host if elsewhere else ""
 
 
 def folder_of(study: Study, out: Path | None) -> Path:
@@ -324,13 +345,13 @@ def paths_of(plan: Plan) -> dict[str, frozenset[str]]:
         try:
             found[step.name] = path_options(step.command)
         except UserError as error:
-            raise UserError(f"Step {kind_of(step)}: {error}") from None
+            raise UserError(f"Step {kind_of(step.name)}: {error}") from None
     return found
 
 
 def one_of_each(plan: Plan) -> list[Step]:
     """A step for every command and set of options, so that each is parsed once."""
-    seen = {(kind_of(step), step.command, *sorted(step.options)): step for step in plan.steps}
+    seen = {(kind_of(step.name), step.command, *sorted(step.options)): step for step in plan.steps}
     return list(seen.values())
 
 
