@@ -6,19 +6,23 @@ import json
 import math
 import os
 import random
-from collections.abc import Callable
+import tarfile
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import datasets
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from veridical.data.importers.webdataset import webdataset_rows
 from veridical.data.messages import assistant_message, user_message
 from veridical.data.origins import with_origins
-from veridical.data.record_files import stream_rows
+from veridical.data.record_files import parquet_columns, stream_json_list, stream_rows
 from veridical.data.records import Kind, read_records, write_records
+from veridical.eval import halbench_files
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import write_json, write_jsonl
 
@@ -550,6 +554,40 @@ def test_junk_in_conversations_is_a_bad_row(folder: Path, field: str) -> None:
     write_jsonl(folder / "junk.jsonl", [conversation(100), *rows])
     read = read_records(folder / "junk.jsonl", "conversation", max_bad_fraction=1)
     assert len(read.rows) + len(read.problems) == read.total
+
+
+def tar_of(path: Path, keys: Sequence[str]) -> None:
+    with tarfile.open(path, "w") as tar:
+        for key in keys:
+            tar.addfile(tarfile.TarInfo(f"{key}.txt"))
+
+
+@pytest.mark.parametrize(
+    ("name", "read"),
+    [
+        ("a.json", lambda path: stream_json_list(path, "rows")),
+        ("a.tar", webdataset_rows),
+        ("a.json", lambda path: halbench_files._items(path, "rows")),
+        ("a.parquet", lambda path: parquet_columns(path, ["id"])),
+    ],
+)
+def test_every_reader_of_rows_refuses_a_file_that_changes(
+    tmp_path: Path, name: str, read: Callable[[Path], Iterator[object]]
+) -> None:
+    path = tmp_path / name
+    if name == "a.json":
+        write_json(path, {"rows": [{"id": 1}, {"id": 2}]})
+    elif name == "a.tar":
+        tar_of(path, ["a", "b"])
+    else:
+        pq.write_table(pa.table({"id": ["1", "2"]}), path)
+    os.utime(path, (0, 0))
+    assert len(list(read(path))) == 2
+    rows = read(path)
+    next(rows)
+    os.utime(path, (1, 1))
+    with pytest.raises(UserError, match="was changed while it was read"):
+        list(rows)
 
 
 @pytest.mark.parametrize("suffix", [".parquet", ".jsonl"])

@@ -16,6 +16,7 @@ from PIL import Image
 from veridical import cli
 from veridical.data.records import assistant_message, read_records, text_of, user_message
 from veridical.inspection.benchmark_files import name_key, read_benchmarks
+from veridical.inspection.inspecting import Inspection, inspect_file
 from veridical.models.load import load_policy, load_without_weights
 from veridical.models.rendering import render_group
 from veridical.runtime.files import read_jsonl
@@ -112,6 +113,22 @@ def test_what_is_fixed_is_said_and_the_copy_is_sound(
     capsys.readouterr()
     assert check(out) == 0
     assert "No findings." in capsys.readouterr().out
+
+
+def test_a_file_that_changes_before_it_is_fixed_is_not_fixed_by_old_findings(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = write_rows(tmp_path / "pairs.jsonl", [pair(1), pair(2, chosen=" ")])
+
+    def inspect(*given: Any) -> Inspection:
+        found = inspect_file(*given)
+        write_rows(file, [pair(1, chosen=" "), pair(2), pair(3)])  # row 2 is a good one now
+        return found
+
+    monkeypatch.setattr("veridical.inspection.check.inspect_file", inspect)
+    assert check(file, "--fix", tmp_path / "fixed.jsonl") == 2
+    assert "was changed while it was read" in capsys.readouterr().err
+    assert not (tmp_path / "fixed.jsonl").exists()
 
 
 def test_a_set_is_never_written_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -244,6 +244,19 @@ def test_sets_that_all_votes_agree_on_have_no_alpha(tmp_path: Path) -> None:
     assert (kappa.value, alpha.value, alpha.n) == (None, None, 30)
 
 
+def test_a_set_that_changes_before_its_gaps_are_measured_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = write_rows(tmp_path / "pairs.jsonl", [pair(number) for number in range(3)])
+    monkeypatch.setattr(
+        "veridical.inspection.describe._load",
+        lambda *_: write_rows(file, [pair(number) for number in range(4)]) and None,
+    )
+    assert cli.main(["data", "describe", str(file), "--out", str(tmp_path / "page.html")]) == 2
+    assert "was changed while it was read" in capsys.readouterr().err
+    assert not (tmp_path / "page.html").exists()
+
+
 def test_no_pairs_are_an_error_and_no_page(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

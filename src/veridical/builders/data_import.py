@@ -31,6 +31,7 @@ from veridical.runtime.errors import UserError
 from veridical.runtime.files import check_writable, hash_file, write_json, write_jsonl
 from veridical.runtime.progress import are_in
 from veridical.runtime.ranges import SHARE
+from veridical.runtime.unchanged import state_of, unchanged
 
 SHOWN = 5
 SPLIT = "train"
@@ -84,6 +85,7 @@ def data_import(
             raise UserError("--images refer goes with a .jsonl file; Parquet holds the bytes.")
     _check_parts(Path(source), subset, split, revision)
     opened = open_source(source, subset, split, revision)
+    since = {path: state_of(path) for path in opened.files}
     first = [row for _, row in islice(opened.rows(), FIRST_ROWS)]
     if not first:
         raise UserError(f"{source} holds no rows.")
@@ -100,7 +102,8 @@ def data_import(
         "files": {str(path): hash_file(path) for path in opened.files},
     }  # fmt: skip
     parts = RowParts(_beside(out, "parts"), {**recipe, "suffix": out.suffix.lower()}, work.kind)
-    numbers = _convert(work, parts, out.suffix.lower() == ".parquet")
+    with unchanged(since=since):
+        numbers = _convert(work, parts, out.suffix.lower() == ".parquet")
     if is_refused(work, max_bad_fraction):
         parts.refuse()
         raise UserError(too_many(work, max_bad_fraction, parts.folder if numbers else None))

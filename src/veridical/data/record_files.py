@@ -29,6 +29,7 @@ from veridical.runtime.files import (
     write_jsonl,
     writing,
 )
+from veridical.runtime.unchanged import FileState, state_of, unchanged
 
 Item = TypeVar("Item")
 
@@ -55,11 +56,12 @@ def raw_rows(path: Path) -> tuple[int, Iterator[tuple[int, object]]]:
     check_file(path)
     suffix = path.suffix.lower()
     if suffix in (".parquet", ".jsonl", ".ndjson"):
-        before, stream = _state(path), _stream(path, suffix)
+        before = {path: state_of(path)}
         total = _parquet_length(path) if suffix == ".parquet" else _count_lines(path)
-        return total, _all_of(stream, path, before)
+        return total, _all_of(_stream(path, suffix), path, before)
     if suffix == ".json":
-        rows = read_json(path, any_text=True)
+        with unchanged(path):
+            rows = read_json(path, any_text=True)
         if isinstance(rows, list):
             return len(rows), enumerate(rows, start=1)
         raise UserError(f"{path} must hold a JSON list; rows line by line are .jsonl.")
@@ -94,7 +96,7 @@ def stream_rows(path: Path) -> Iterator[tuple[int, object]]:
             meanwhile.
     """
     check_file(path)
-    yield from _all_of(_stream(path, path.suffix.lower()), path, _state(path))
+    yield from _all_of(_stream(path, path.suffix.lower()), path)
 
 
 def _stream(path: Path, suffix: str) -> Iterator[tuple[int, object]]:
@@ -107,35 +109,12 @@ def _stream(path: Path, suffix: str) -> Iterator[tuple[int, object]]:
     raise UserError(f"{path} must end in .parquet, .jsonl, .ndjson or .json.")
 
 
-def _all_of(items: Iterator[Item], path: Path, before: object) -> Iterator[Item]:
-    """Items read from a file that stays as it was `before`.
-
-    Raises:
-        UserError: it was written to, so that what was read may be of two files, or damaged.
-    """
-    try:
+def _all_of(
+    items: Iterator[Item], path: Path, since: dict[Path, FileState] | None = None
+) -> Iterator[Item]:
+    """Items read from a file that stays as it is; see `unchanged`."""
+    with unchanged(path, since=since):
         yield from items
-    except UserError as error:
-        _refuse_changed(path, before, error)
-        raise
-    _refuse_changed(path, before)
-
-
-def _state(path: Path) -> tuple[int, int, int] | None:
-    """What changes when a file does; None where it is gone."""
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_ino, found.st_size, found.st_mtime_ns
-
-
-def _refuse_changed(path: Path, before: object, error: UserError | None = None) -> None:
-    if _state(path) != before:
-        raise UserError(
-            f"{path} was changed while it was read, so its rows may be of two files. Give the "
-            "command again once it is written."
-        ) from error
 
 
 def stream_json_lines(path: Path) -> Iterator[tuple[int, object]]:
@@ -159,9 +138,9 @@ def stream_json_list(path: Path, key: str) -> Iterator[object]:
     Nothing comes of an object that has no list there.
 
     Raises:
-        UserError: the file can't be read, or is not JSON.
+        UserError: the file can't be read, or is not JSON, or was written to meanwhile.
     """
-    with _events(path) as events:
+    with unchanged(path), _events(path) as events:
         first = next(events)
         if first[0] == "start_array":
             yield from _elements(chain([first], events), path)
@@ -308,7 +287,7 @@ def parquet_columns(path: Path, columns: list[str]) -> Iterator[Mapping[str, obj
     Raises:
         UserError: the file can't be read, or was written to meanwhile.
     """
-    yield from _all_of(_parquet_rows(path, columns), path, _state(path))
+    yield from _all_of(_parquet_rows(path, columns), path)
 
 
 def _parquet_rows(path: Path, columns: list[str] | None = None) -> Iterator[Mapping[str, object]]:

@@ -13,6 +13,7 @@ from veridical.data.object_lists import match_image_ids
 from veridical.eval.answers import read_json_rows
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import reading, require_file
+from veridical.runtime.unchanged import unchanged
 
 PARTS = ("train2014", "val2014")
 
@@ -130,7 +131,7 @@ def _about(path: Path, wanted: Collection[str]) -> Iterator[tuple[str, dict[str,
 def _items(path: Path, name: str) -> Iterator[dict[str, Any]]:
     """The objects of a list in a JSON file of hundreds of megabytes, one at a time."""
     require_file(path, "--annotations")
-    with reading(path), path.open("rb") as file:
+    with unchanged(path), reading(path), path.open("rb") as file:
         try:
             for row in ijson.items(file, f"{name}.item", use_float=True):
                 if isinstance(row, dict):

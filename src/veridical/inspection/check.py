@@ -23,6 +23,7 @@ from veridical.inspection.table import RowCheck
 from veridical.runtime.errors import FindingsError, UserError
 from veridical.runtime.files import check_file, refuse_to_replace, write_jsonl
 from veridical.runtime.progress import counted
+from veridical.runtime.unchanged import state_of
 
 SHOWN = 3
 """Findings of a check that are printed; --out has all of them."""
@@ -81,12 +82,14 @@ def data_check(
         more.append(leakage_check(read_benchmarks(benchmarks)))
     if model is not None:
         more.append(_truncation(file, known, root, model, max_length))
+    since = {file: state_of(file)}
     found = inspect_file(file, known, root, images, tuple(more))
     print("\n".join(report_lines(file, found, fix)))
     if out is not None:
         write_jsonl(out, (asdict(finding) for finding in found.findings))
     if fix is not None:
-        print("\n".join(_changes(fix, *write_repaired(file, known, root, found.findings, fix))))
+        written, changes = write_repaired(file, known, root, found.findings, fix, since)
+        print("\n".join(_changes(fix, written, changes)))
     if any(fail_on in (finding.level, "warning") for finding in found.findings):
         raise FindingsError
 

@@ -22,6 +22,7 @@ from veridical.runtime.files import check_file, refuse_to_replace, write_json, w
 from veridical.runtime.options import Loading
 from veridical.runtime.pages import refuse_other_file, write_page
 from veridical.runtime.progress import counted, part_of
+from veridical.runtime.unchanged import unchanged
 
 SIZE = "Size"
 COIN = 0.5
@@ -84,19 +85,20 @@ def data_describe(
     refuse_other_file(out, MARK, "a description of data sets")
     refuse_to_replace(numbers, out.exists, "the numbers of such a description")
     names = _names(sets)
-    known = [
-        read_pairs(path, images_root or path.parent, name)
-        for path, name in zip(sets, names, strict=True)
-    ]
     if model is not None:
         refuse_to_replace(gap_file, out.exists, "the gaps of such a description")
-    policy = _load(model, loading)
-    found, lines = [], []
-    for pairs, path in zip(known, sets, strict=True):
-        own = _gaps(policy, pairs, path, images_root or path.parent, model_pairs, seed)
-        lines += own[1]
-        facts = [*describe_pairs(pairs, seed), *own[0]]
-        found.append(Description(pairs.name, str(path), facts, parts_of(pairs)))
+    with unchanged(*sets):  # pairs for the model are found in a second reading
+        known = [
+            read_pairs(path, images_root or path.parent, name)
+            for path, name in zip(sets, names, strict=True)
+        ]
+        policy = _load(model, loading)
+        found, lines = [], []
+        for pairs, path in zip(known, sets, strict=True):
+            own = _gaps(policy, pairs, path, images_root or path.parent, model_pairs, seed)
+            lines += own[1]
+            facts = [*describe_pairs(pairs, seed), *own[0]]
+            found.append(Description(pairs.name, str(path), facts, parts_of(pairs)))
     between = between_sets(known)
     write_page(out, "veridical.inspection", "describe.html.j2", page_of(found, between))
     told = {"sets": [asdict(one) for one in found], "between_sets": [asdict(f) for f in between]}

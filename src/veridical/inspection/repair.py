@@ -19,6 +19,7 @@ from veridical.inspection.findings import Finding
 from veridical.inspection.rows import Row, read_rows
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import write_jsonl
+from veridical.runtime.unchanged import FileState, unchanged
 
 ANSWERS = ("chosen", "rejected")
 
@@ -41,7 +42,12 @@ class RowChange:
 
 
 def write_repaired(
-    path: Path, kind: Kind, root: Path, findings: Sequence[Finding], out: Path
+    path: Path,
+    kind: Kind,
+    root: Path,
+    findings: Sequence[Finding],
+    out: Path,
+    since: dict[Path, FileState] | None = None,
 ) -> tuple[int, list[RowChange]]:
     """Write the rows that can be used, as records, and beside them what was changed.
 
@@ -56,21 +62,23 @@ def write_repaired(
         root: the folder of its images.
         findings: of that file.
         out: the file to write, .parquet or .jsonl; the changes are in `OUT.changes.jsonl`.
+        since: the file's state when it was checked; now if None.
 
     Returns:
         How many rows were written, and the changes.
 
     Raises:
-        UserError: no row is left.
+        UserError: no row is left, or the file is not the one that was checked any more.
     """
     changes: list[RowChange] = []
     written = 0
 
     def repaired() -> Iterator[Mapping[str, object]]:
         nonlocal written
-        for record in _repaired(path, kind, root, findings, changes):
-            written += 1
-            yield record
+        with unchanged(path, since=since):
+            for record in _repaired(path, kind, root, findings, changes):
+                written += 1
+                yield record
         if not written:
             raise UserError(f"{path}: no row is left to write; {len(changes)} would be left out.")
 

@@ -12,6 +12,7 @@ from veridical.data.image_checks import IMAGE_SUFFIXES
 from veridical.data.record_rows import RowError
 from veridical.runtime.errors import UserError, reason_of
 from veridical.runtime.files import JSON_ERRORS, error_in_words, parse_json
+from veridical.runtime.unchanged import unchanged
 
 _NUMBER = re.compile(r"\d+")
 
@@ -20,13 +21,14 @@ def webdataset_rows(path: Path) -> Iterator[tuple[int, Any]]:
     """Rows numbered from 1: `KEY.json`, with the images `KEY.jpg` or `KEY.0.jpg`, ... as bytes.
 
     Raises:
-        UserError: it is no tar file, or is cut off.
+        UserError: it is no tar file, or is cut off, or was written to meanwhile.
     """
-    try:
-        with tarfile.open(path, "r|") as tar:
-            yield from enumerate(_rows(tar), start=1)
-    except (tarfile.TarError, OSError, EOFError) as error:
-        raise UserError(f"{path} can't be read as a tar file: {reason_of(error)}.") from error
+    with unchanged(path):
+        try:
+            with tarfile.open(path, "r|") as tar:
+                yield from enumerate(_rows(tar), start=1)
+        except (tarfile.TarError, OSError, EOFError) as error:
+            raise UserError(f"{path} can't be read as a tar file: {reason_of(error)}.") from error
 
 
 def _rows(tar: tarfile.TarFile) -> Iterator[object]:
