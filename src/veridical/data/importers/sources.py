@@ -7,7 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import datasets
-from huggingface_hub import HfApi
+from datasets.exceptions import DatasetNotFoundError
+from huggingface_hub import HfApi, constants
+from huggingface_hub.errors import (
+    GatedRepoError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
 
 from veridical.data.importers import meta, webdataset
 from veridical.data.record_files import count_rows, stream_rows
@@ -154,7 +160,10 @@ def _open_hub(name: str, config: str | None, split: str, revision: str | None) -
     try:
         commit = HfApi().dataset_info(name, revision=revision).sha or ""
     except Exception as error:  # of the hub's client, or of the network
-        raise UserError(f"{name} can't be found on the hub: {reason_of(error)}.") from error
+        refusal = _refusal(name, revision, error)
+        raise UserError(
+            refusal or f"{name} can't be found on the hub: {reason_of(error)}."
+        ) from error
     return Source(
         name, lambda: _of_datasets(name, config, split, commit), Path.cwd(), (), revision=commit
     )
@@ -171,7 +180,34 @@ def _of_datasets(
     except (GeneratorExit, MemoryError, UserError):
         raise
     except Exception as error:  # of whatever the set's files lead to
+        refusal = _refusal(name, revision, error)
         raise UserError(
-            f"{name} can't be read by Datasets: {reason_of(error)}. Set --split or --subset, or "
+            refusal
+            or f"{name} can't be read by Datasets: {reason_of(error)}. Set --split or --subset, or "
             "name the file itself."
         ) from error
+
+
+def _refusal(name: str, revision: str | None, error: BaseException) -> str | None:
+    """What the hub refuses, and what to do; None where it does not refuse."""
+    causes: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause is not None and cause not in causes:
+        causes.append(cause)
+        cause = cause.__cause__ or cause.__context__
+    # Datasets does not find a set that the hub has said something of: its files are withheld.
+    if any(isinstance(one, GatedRepoError | DatasetNotFoundError) for one in causes):
+        return (
+            f"{name} is gated: only accounts that were let in may read it. Ask for access at "
+            f"{constants.ENDPOINT}/datasets/{name}, and set HF_TOKEN to a token of that account."
+        )
+    if any(isinstance(one, RevisionNotFoundError) for one in causes):
+        return (
+            f"{name} has no revision {revision}. Set --revision to a branch, tag or commit of it."
+        )
+    if any(isinstance(one, RepositoryNotFoundError) for one in causes):
+        return (
+            f"{name} is no set on the hub that this token may read. Check the name; for a private "
+            "set, set HF_TOKEN to a token that may read it."
+        )
+    return None
