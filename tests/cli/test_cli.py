@@ -701,6 +701,20 @@ def test_output_that_nobody_reads_ends_a_command_without_a_traceback() -> None:
     assert (done.returncode, done.stderr) == (141, "")
 
 
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_commands_for_one_process_refuse_a_launcher(
+    rank: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for variable, value in {"WORLD_SIZE": "2", "RANK": rank, "LOCAL_RANK": rank}.items():
+        monkeypatch.setenv(variable, value)
+    alone = [name for name, command in dispatch.COMMANDS.items() if not command.shared]
+    assert {"build best", "build join", "data check"} < set(alone)
+    for name in alone:
+        assert cli.main(name.split()) == 2
+        told = f"`{name}` runs in one process; start it without a launcher." if rank == "0" else ""
+        assert told in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("before", [True, False])
 def test_the_garbage_collector_rests_while_a_command_is_imported(
     monkeypatch: pytest.MonkeyPatch, before: bool
