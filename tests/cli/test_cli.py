@@ -707,7 +707,7 @@ def test_commands_for_one_process_refuse_a_launcher(
 ) -> None:
     for variable, value in {"WORLD_SIZE": "2", "RANK": rank, "LOCAL_RANK": rank}.items():
         monkeypatch.setenv(variable, value)
-    alone = [name for name, command in dispatch.COMMANDS.items() if not command.shared]
+    alone = [name for name, command in cli.COMMANDS.items() if not command.shared]
     assert {"build best", "build join", "data check"} < set(alone)
     for name in alone:
         assert cli.main(name.split()) == 2

@@ -19,7 +19,8 @@ from veridical.cli import main
 from veridical.data.messages import user_message
 from veridical.data.prompts import Prompt
 from veridical.eval import hallusionbench, mt_bench, multimodal_rewardbench, vl_rewardbench
-from veridical.eval.grading import Asked, _question, filled, given_replies, keeping_asker
+from veridical.eval.given_replies import given_replies
+from veridical.eval.grading import Asked, _question, filled, keeping_asker
 from veridical.eval.published import natural
 from veridical.judges.prompted import JudgeQuestion, JudgeReply, reply_of
 from veridical.runtime.files import read_json, read_jsonl
@@ -90,6 +91,43 @@ def test_every_answer_is_rated_or_unread_and_no_reply_is_asked_for_twice(
     assert read_json(tmp_path / "out" / "scores.json")["scores"] == first
     # Of the second answer one reply was empty, which is not kept and asked for again.
     assert sum(Handler.asked.values()) - asked <= 1
+
+
+def test_replies_to_the_same_question_show_how_much_the_judge_varies(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """First replies 6, 2 and none, then 4, 2 and 3: the score is (6 + 2) / 2.
+
+    Of the two questions with two replies one got the same. Inside: 1 + 1 + 0 over 2 = 1. Means 5
+    and 2 about 3.5: 2 x 4.5 = 9; between (9 - 1) / 2 = 4. Agreement 4 / 5.
+    """
+    mmhal(tmp_path)
+    said = {"0": (6, 4), "1": (2, 2), "2": (9, 3)}
+    answers = [json.dumps({"question_id": id, "answer": f"Answer {id}."}) for id in said]
+    (tmp_path / "answers.jsonl").write_text("\n".join(answers))
+    rows = [{"question_id": id, "reply": f"Rating: {n}"} for id, two in said.items() for n in two]
+    (tmp_path / "replies.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    words = ["eval", "mmhal", "--files", str(tmp_path / "template.json"), "--answers",
+             str(tmp_path / "answers.jsonl"), "--out", str(tmp_path / "out")]  # fmt: skip
+    asked = ["--judge", "endpoint:judge", "--dry-run", "--judge-repeats"]
+    for repeats, questions in (("1", "3 questions"), ("2", "6 questions")):
+        assert main([*words, *asked, repeats]) == 0
+        assert f"would be asked {questions}" in capsys.readouterr().out
+    words += ["--replies", str(tmp_path / "replies.jsonl")]
+    assert main(words) == 2
+    assert "has 2 replies to question 0, and 1 are needed" in capsys.readouterr().err
+    assert main([*words, "--judge-repeats", "2"]) == 0
+    scores = read_json(tmp_path / "out" / "scores.json")
+    assert scores["scores"]["score"]["value"] == pytest.approx(4.0)
+    assert scores["scores"]["unread"]["value"] == pytest.approx(1 / 3)
+    found = {name: scores["about"][f"judge_again/{name}"] for name in (
+        "questions", "same_share", "disagreement", "agreement", "standard_error"
+    )}  # fmt: skip
+    assert found == pytest.approx({
+        "questions": 2, "same_share": 0.5, "disagreement": 1, "agreement": 0.8,
+        "standard_error": 1 / 2**0.5,
+    })  # fmt: skip
+    assert "in the same order, it said the same to 50.0%" in capsys.readouterr().out
 
 
 def test_an_interrupted_judge_goes_on_where_it_stopped(tmp_path: Path) -> None:

@@ -33,6 +33,7 @@ RANGES: Mapping[str, Range] = {
     "held_out": Range(0, 1, below=True),
     "held_out_limit": COUNT,
     "iterations": COUNT,
+    "judge_repeats": COUNT,
     "judge_tokens": COUNT,
     "kept": Range(0, 1, above=True, below=True),
     "k": COUNT,

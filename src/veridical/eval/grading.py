@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
 from veridical.data.prompts import Prompt
-from veridical.eval.answers import read_json_rows
+from veridical.eval.given_replies import given_replies, refuse_unknown
+from veridical.eval.judge_repeats import number_in, repeats_of
 from veridical.eval.stored_answers import mend_last_line, stored_lines
 from veridical.judges.judging import Cost
 from veridical.judges.prompted import (
@@ -53,6 +53,10 @@ class Grading:
             the `replies.jsonl` of another run's folder.
         attempts: how often the judge is asked at most, until its reply can be read.
         judge_tokens: limit of one reply, in tokens; the benchmark's own if not set.
+        judge_repeats: how often the judge is asked the very same question. Scores are made of the
+            first replies; with 2 or more, how far the others differ is in `scores.json`
+            (judge_again/...). Replies made elsewhere come in the order of asking: all questions
+            about an answer, then all of them again.
         judge_template: of `local:MODEL`: KEY=VALUE, given to its chat template, such as
             enable_thinking=true.
         endpoint: of `endpoint:MODEL`: url, key_variable, concurrency, retries, timeout (seconds),
@@ -66,6 +70,7 @@ class Grading:
     replies: list[Path] | None = None
     attempts: int = 3
     judge_tokens: int | None = None
+    judge_repeats: int = 1
     judge_template: dict[str, Any] | None = None
     endpoint: dict[str, Any] | None = None
     dry_run: bool = False
@@ -106,6 +111,7 @@ class Grader(Generic[Options]):
         needed: whether the benchmark can't do without a judge.
         temperature: of the first reply.
         may_be_cut: whether a reply that ended because it was too long can still be read.
+        number: what a reply to the n-th question says, as a number; None where it can be none.
         order_told: whether replies made elsewhere must say which answer was shown `first`, 0 or 1,
             because the order of ours is drawn by seed.
     """
@@ -117,6 +123,7 @@ class Grader(Generic[Options]):
     needed: Callable[[Options], bool] = lambda options: True
     temperature: Callable[[Options], float] = lambda options: 0.0
     may_be_cut: Callable[[Options], bool] = lambda options: False
+    number: Callable[[Any, int], float | None] = number_in
     order_told: Callable[[Options], bool] = lambda options: False
 
 
@@ -128,11 +135,13 @@ class Graded:
         rows: each with `judged`, a list of {"reply", "read", "problem"}, one for each question.
         about: entries of `scores.json`: who judged, by which words.
         results: entries of `run.json`: what it cost.
+        lines: what is said of the judge.
     """
 
     rows: Sequence[Row]
     about: Mapping[str, str | float]
     results: Mapping[str, float]
+    lines: Sequence[str] = ()
 
 
 def check_grading(grading: Grading, grader: Grader[Any] | None, options: object) -> None:
@@ -190,7 +199,8 @@ def grade(
     grading = evaluation.grading
     if not grading.given:
         return Graded(rows, {}, {})
-    asked = [list(grader.ask(options, evaluation, row)) for row in rows]
+    once = [list(grader.ask(options, evaluation, row)) for row in rows]
+    asked = [own * grading.judge_repeats for own in once]
     places = [(n, k) for n, own in enumerate(asked) for k in range(len(own))]
     questions = [_question(rows[n], k, asked[n]) for n, k in places]
 
@@ -199,7 +209,7 @@ def grade(
             n, k = places[start + index]
             if reply.cut and not grader.may_be_cut(options):
                 raise UnreadableError("it is cut off")
-            return reply.text, grader.read(options, rows[n], k, reply.text)
+            return reply.text, grader.read(options, rows[n], k % len(once[n]), reply.text)
 
         return read_one
 
@@ -212,7 +222,7 @@ def grade(
         told = grader.order_told(options)
         given = given_replies(grading.replies, [rows[n]["question_id"] for n, _ in places], told)
         if evaluation.subject.limit is None:
-            _refuse_unknown(given.ids, {row["question_id"] for row in rows})
+            refuse_unknown(given.ids, {row["question_id"] for row in rows})
         replies, orders = given.replies, given.first
         outcomes = ask_until_read(lambda _: replies, questions, read(0), 1) if questions else []
     elif questions:
@@ -228,11 +238,17 @@ def grade(
         reply, value = outcome.value or ("", None)
         order = {} if first is None else {"first": first}
         judged[n].append({"reply": reply, "read": value, "problem": outcome.problem, **order})
+    repeats = repeats_of(grader.number, judged, [len(own) for own in once])
     cost = sum((outcome.cost for outcome in outcomes), Cost())
     results = {f"judge_{name}": value for name, value in asdict(cost).items()}
-    unread = sum(bool(outcome.problem) for outcome in outcomes)
-    marked = [{**row, "judged": own} for row, own in zip(rows, judged, strict=True)]
-    return Graded(marked, about, {**results, "judge_unread": unread})
+    marked = [
+        {**row, "judged": own[: len(first)]}
+        for row, own, first in zip(rows, judged, once, strict=True)
+    ]
+    unread = sum(bool(one["problem"]) for row in marked for one in row["judged"])
+    return Graded(
+        marked, about | repeats.as_about(), {**results, "judge_unread": unread}, repeats.lines
+    )
 
 
 def _question(row: Row, number: int, asked: Sequence[Asked]) -> JudgeQuestion:
@@ -323,81 +339,6 @@ def _key(question: JudgeQuestion, identity: Sequence[Any]) -> str:
     asked = question.prompt
     parts = [identity, asked.id, question.attempt, text_of(asked.messages), pictures]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
-
-
-@dataclass(frozen=True)
-class Given:
-    """Replies made elsewhere.
-
-    Attributes:
-        replies: in the order of the judge's questions.
-        first: which answer each judge saw first, where its row says so.
-        ids: of all questions that the files have replies to.
-    """
-
-    replies: list[JudgeReply]
-    first: list[int | None]
-    ids: list[str]
-
-
-def given_replies(paths: Sequence[Path], ids: Sequence[str], order_told: bool = False) -> Given:
-    """Read replies made elsewhere.
-
-    Args:
-        paths: JSON Lines {"question_id", "reply"}, or a run's own `replies.jsonl`.
-        ids: of the row that each of the judge's questions is about.
-        order_told: whether each row must have `first`.
-
-    Raises:
-        UserError: a row is of another form, or there are not as many as questions.
-    """
-    waiting: dict[str, dict[int, tuple[JudgeReply, int | None]]] = defaultdict(dict)
-    for path in paths:
-        for number, row in enumerate(read_json_rows(path), start=1):
-            own, place = row if isinstance(row, dict) else {}, f"{path}, row {number}"
-            text = next((own[name] for name in REPLY_FIELDS if name in own), None)
-            id = next((own[name] for name in ID_FIELDS if name in own), None)
-            if id is None or not isinstance(text, str):
-                raise UserError(f'{place}: a reply has {{"question_id": ..., "reply": "text"}}.')
-            first = own.get("first")
-            if order_told and (type(first) is not int or first not in (0, 1)):
-                raise UserError(
-                    f'{place}: needs "first", 0 or 1: which of the two answers was shown first. '
-                    "This rule draws the order by chance, so a reply does not say it."
-                )
-            # In our own file an id has the question's number, and a later attempt comes later.
-            ours = {"key", "attempt", "cut"} <= own.keys()
-            row_id, _, asked = str(id).rpartition("/") if ours else (str(id), "", "")
-            known = waiting[row_id]
-            known[int(asked) if asked.isdecimal() else len(known)] = (
-                reply_of(text, bool(ours and own["cut"])), first if order_told else None,
-            )  # fmt: skip
-    wanted = Counter(ids)
-    wrong = [id for id, count in wanted.items() if sorted(waiting[id]) != list(range(count))]
-    if wrong:
-        id = wrong[0]
-        raise UserError(
-            f"--replies ({', '.join(map(str, paths))}) has {len(waiting[id])} replies to question "
-            f"{id}, and {wanted[id]} are needed ({len(wrong)} such questions). Give one for each "
-            "question to the judge."
-        )
-    in_order = {id: iter(sorted(own.items())) for id, own in waiting.items()}
-    found = [next(in_order[id])[1] for id in ids]
-    return Given([reply for reply, _ in found], [first for _, first in found], list(waiting))
-
-
-def _refuse_unknown(ids: Sequence[str], known: Set[str]) -> None:
-    unknown = [id for id in ids if id not in known]
-    if unknown:
-        raise UserError(
-            f"--replies has replies to {len(unknown)} questions that are not judged here: "
-            f"{', '.join(unknown[:5])}. Correct their ids, or take their rows out."
-        )
-
-
-ID_FIELDS = ("question_id", "id", "ID")
-REPLY_FIELDS = ("reply", "text", "content", "output")
-"""What a reply is called in files of other programs, the plainest first."""
 
 
 def judge_words(path: Path | None, own: str, names: Sequence[str]) -> str:

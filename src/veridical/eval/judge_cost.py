@@ -58,7 +58,8 @@ def judge_cost(asks: Asks[Any], options: Any, evaluation: Evaluation) -> JudgeCo
     if grader is None or grading.judge is None:
         raise UserError("--dry-run says what a judge would cost. Name one with --judge.")
     rows, length = _rows(asks, options, evaluation)
-    asked = [one for row in rows for one in grader.ask(options, evaluation, row)]
+    once = [one for row in rows for one in grader.ask(options, evaluation, row)]
+    asked = once * grading.judge_repeats
     read = sum(ceil(len(one.text) / CHARACTERS) for one in asked) + len(asked) * length
     written = len(asked) * (grading.judge_tokens or grader.max_new_tokens)
     limits = endpoint_settings(grading.endpoint).limits

@@ -354,6 +354,8 @@ BENCHMARK = Benchmark(
         remark=remark,
         grader=Grader(
             ask=ask_judge, read=read_reply, max_new_tokens=1024, temperature=lambda options: 0.2,
+            # The score of the model's own answer, which is shown second and then first.
+            number=lambda scores, place: None if scores == FAILED else scores[1 - place],
             template=lambda options: "\n".join(
                 options.words(category)
                 for category in sorted({q.about["category"] for q in options.questions})

@@ -179,7 +179,7 @@ def run_benchmark(
         counts = {"answers": len(answered.rows), "skipped": len(answered.skipped)}
         run.finish(**counts, **answered.results, **graded.results, **remarks.results)
     print_scores(scores)
-    for line in remarks.lines:
+    for line in (*remarks.lines, *graded.lines):
         print_result(line)
     return scores
 
