@@ -17,8 +17,10 @@ from veridical.cli.named_files import check_named_file
 from veridical.data.importers import sources
 from veridical.eval.benchmark import find_benchmark
 from veridical.eval.benchmarks import BENCHMARKS
+from veridical.eval.dash_b import by_set, read_dash_b
 from veridical.eval.evaluation import Subject
 from veridical.eval.hub_files import with_hub_files
+from veridical.eval.pope_questions import read_questions
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_json, read_jsonl
 
@@ -37,6 +39,7 @@ MMVET = [
 ]  # fmt: skip
 PLACE = {"category": "VS", "subcategory": "chart", "set_id": "0", "question_id": "0",
          "question": "Is it?", "gt_answer": "1", "gt_answer_details": "Details."}  # fmt: skip
+DASH_B = "Can you see a cup in this image? Please answer only with yes or no."
 ROWS: dict[str, list[list[dict[str, Any]]]] = {
     "mmvet": [MMVET],
     "mmhal": [[
@@ -62,12 +65,20 @@ ROWS: dict[str, list[list[dict[str, Any]]]] = {
     "mt_bench": [[{"prompt_id": 81, "category": "writing", "prompt": ["One?", "Two?"]}]],
     "vl_rewardbench": [[{"id": "x", "query": "Q?", "image": RED, "response": ["a", "b"],
                          "human_ranking": [0, 1], "judge": "human"}]],
+    "llava_bench": [[{"question_id": 3, "question": "Q?", "caption": "A cup.", "gpt_answer": "Red.",
+                      "category": "conv", "image_id": "001.jpg", "image": RED}]],
+    "dash_b": [[{"question_id": n, "question": DASH_B, "answer": said, "image": picture}
+                for n, said, picture in ((0, "No", RED), (1, "yes", BLUE))]],
+    "pope": [[{"id": "0", "question_id": "1", "question": f"Is there a {split} cup in the image?",
+               "answer": "yes", "image_source": "COCO_val2014_000000000009", "image": RED,
+               "category": split}] for split in ("random", "popular", "adversarial")],
 }  # fmt: skip
 IDS = {
     "mmvet": ["v1_0", "v1_1", "v1_2"], "mmhal": ["0"],
     "hallusionbench": ["VS/chart/0_1_0", "VS/chart/0_0_0"], "textvqa": ["1"], "vqav2": ["5"],
     "gqa": ["7"],
     "mmbench": ["1", "1000001"], "mt_bench": ["81/1", "81/2"], "vl_rewardbench": ["x"],
+    "llava_bench": ["3"], "dash_b": ["0", "1"], "pope": ["1", "1", "1"],
 }  # fmt: skip
 
 
@@ -108,8 +119,10 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
 def options_of(name: str, files: str) -> Any:
     asks = find_benchmark(name).asks
     assert asks is not None
-    more = {"questions_file": Path(files)} if name == "vqav2" else {}
-    return asks.options(files=Path(files), **more)
+    if name == "pope":
+        return asks.options(questions=[Path(files)])
+    others = {"vqav2": ["questions_file"], "llava_bench": ["context", "references"]}
+    return asks.options(**dict.fromkeys(["files", *others.get(name, [])], Path(files)))
 
 
 @pytest.mark.parametrize("name", ROWS)
@@ -118,7 +131,7 @@ def test_rows_become_the_published_file(name: str, asked: list[tuple[Any, ...]])
     assert asks is not None and asks.hub is not None
     options, subject, read = with_hub_files(asks.hub, options_of(name, f"owner/{name}"), Subject())
     assert read == f"owner/{name}@c0ffee" and {call[3] for call in asked} == {"c0ffee"}
-    questions = options.questions
+    questions = read_questions(options.questions) if name == "pope" else options.questions
     assert [question.question_id for question in questions] == IDS[name]
     assert subject.images is not None
     shown = [question.image for question in questions if question.image]
@@ -169,9 +182,29 @@ def test_what_can_not_be_read(asked: list[tuple[Any, ...]], monkeypatch: Any) ->
     with pytest.raises(UserError, match="row 1: has no 'capability' as lmms-lab/MMVet"):
         with_hub_files(asks.hub, options_of("mmvet", "owner/mmvet"), Subject())
     with pytest.raises(UserError, match="read from its published files only"):
-        with_hub_files(None, options_of("dash_b", "owner/dash_b"), Subject())
+        with_hub_files(None, options_of("mmvet", "owner/amber"), Subject())
     plain = options_of("mmvet", "absent/mm-vet.json")
     assert with_hub_files(asks.hub, plain, Subject())[0] is plain
+
+
+def test_what_a_copy_does_not_have_is_not_made_up(asked: list[tuple[Any, ...]]) -> None:
+    """DASH-B's copy has no sets of objects and its own questions; LLaVA-Bench's has references."""
+    asks = find_benchmark("dash_b").asks
+    assert asks is not None
+    options, *_ = with_hub_files(asks.hub, options_of("dash_b", "owner/dash_b"), Subject())
+    assert [(q.expected, q.about) for q in options.questions] == [
+        ("no", {"set": "", "object": "cup"}), ("yes", {"set": "", "object": "cup"}),
+    ]  # fmt: skip
+    assert by_set([q.row for q in options.questions]) == {}
+    with pytest.raises(UserError, match="a copy has its own questions"):
+        read_dash_b(options.files, "Is there a {object}?")
+    asks = find_benchmark("llava_bench").asks
+    assert asks is not None
+    options, *_ = with_hub_files(
+        asks.hub, options_of("llava_bench", "owner/llava_bench"), Subject()
+    )
+    (question,) = options.questions
+    assert (question.expected, question.about["context"]) == ("Red.", "A cup.")
 
 
 def test_the_command_line_lets_names_on_the_hub_through() -> None:

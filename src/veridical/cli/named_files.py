@@ -27,6 +27,10 @@ WORDS = {("vocabulary", "coco"), ("check_vocabulary", "coco")}
 RECORD_SUFFIXES = (".parquet", ".jsonl", ".ndjson", ".json")
 
 
+ON_HUB = ("files", "questions", "questions_file", "context", "references")
+"""Options that may name a copy of a benchmark on the hub; the benchmark says if it reads none."""
+
+
 def check_named_files(
     program: str,
     options: Mapping[str, Option],
@@ -63,7 +67,7 @@ def check_named_file(name: str, path: Path, shown: str, resumes: bool = False) -
         UserError: it is missing, a folder where a file is read, or of a type that nothing reads.
     """
     check_path(shown, path)
-    if (name, str(path)) in WORDS or (name == "files" and may_be_on_hub(path)):
+    if (name, str(path)) in WORDS or (name in ON_HUB and may_be_on_hub(path)):
         return
     if name in FILES:
         require_file(path, shown)

@@ -12,11 +12,13 @@ from veridical.eval.answers import read_answer_rows, read_json_rows
 from veridical.eval.asks import Asks, GivenAnswers, Questions, Remarks, Row
 from veridical.eval.benchmark import Benchmark, Rows
 from veridical.eval.evaluation import USUAL, Asking, Evaluation, Subject
+from veridical.eval.hub_files import HubSet, content_name
 from veridical.eval.published import (
     PublishedQuestion,
     all_have,
     match_by_id,
     questions_for_model,
+    text_fields,
 )
 from veridical.eval.run import run_benchmark
 from veridical.runtime.descriptions import BenchmarkDescription, MetricDescription
@@ -38,6 +40,7 @@ Rule: TypeAlias = Literal["corrected", "official"]
 LABELS: Mapping[str, YesNoVerdict] = {"neg": "no", "pos": "yes"}
 """What is right of the images of each file, and the folder that they lie in."""
 FILE = "dash_benchmark_{}.json"
+COPIED = ("question_id", "image", "question", "answer")
 ASKED = "Can you see a {object} in this image? Please answer only with yes or no."
 """DASH-B's question. Its article is always "a"."""
 
@@ -48,7 +51,8 @@ class DashOptions:
 
     Attributes:
         files: the folder with dash_benchmark_neg.json and dash_benchmark_pos.json: `images/` of
-            DASH-B's repository, whose `neg` and `pos` are the folders of images.
+            DASH-B's repository, whose `neg` and `pos` are the folders of images. Or a copy on the
+            hub.
         rule: `corrected` reads yes and no as POPE's `strict`; `official` takes an answer with
             "yes" in it, even within a word, for a yes, and else one with "no" in it for a no.
         question: what is asked, with {object} in it. Default: DASH-B's own question.
@@ -65,11 +69,13 @@ class DashOptions:
 
 
 def read_dash_b(folder: Path, question: str = ASKED) -> list[PublishedQuestion]:
-    """The questions of DASH-B's two files.
+    """The questions of DASH-B's two files, or of a file that a copy on the hub became.
 
     Raises:
         UserError: a file is missing or is not {set: {object: [image names]}}.
     """
+    if folder.is_file():
+        return _of_copy(folder, question)
     found = []
     for kind, label in LABELS.items():
         path = folder / FILE.format(kind)
@@ -78,6 +84,29 @@ def read_dash_b(folder: Path, question: str = ASKED) -> list[PublishedQuestion]:
             about = {"set": group, "object": object}
             text = question.replace("{object}", object)
             found.append(PublishedQuestion(image, image, image, text, label, about=about))
+    return found
+
+
+def _of_copy(path: Path, question: str) -> list[PublishedQuestion]:
+    """The questions of a copy, which has whole questions, and says nothing of sets."""
+    if question != ASKED:
+        raise UserError("--question goes with the published files; a copy has its own questions.")
+    before, after = ASKED.split("{object}")
+    found = []
+    for number, row in enumerate(read_json_rows(path), start=1):
+        place = f"{path}, row {number}"
+        own = text_fields(row if isinstance(row, dict) else {}, COPIED, place)
+        label = own["answer"].strip().lower()
+        if label not in LABELS.values():
+            raise UserError(f"{place}: answer must be yes or no, not {own['answer']!r}.")
+        object = own["question"].removeprefix(before).removesuffix(after)
+        about = {"set": "", "object": object}
+        right: YesNoVerdict = "yes" if label == "yes" else "no"
+        found.append(
+            PublishedQuestion(
+                own["question_id"], own["image"], own["image"], own["question"], right, about=about
+            )
+        )
     return found
 
 
@@ -191,7 +220,7 @@ def _counts(row: Row) -> dict[str, float]:
 def by_set(rows: Rows) -> dict[str, Rows]:
     """The rows of each set of objects."""
     return {name: [row for row in rows if row["set"] == name]
-            for name in dict.fromkeys(row["set"] for row in rows)}  # fmt: skip
+            for name in dict.fromkeys(row["set"] for row in rows) if name}  # fmt: skip
 
 
 TPR, TNR = Ratio("true_yes", "present"), Ratio("true_no", "absent")
@@ -230,6 +259,13 @@ DASH_B = BenchmarkDescription(
 )
 """What DASH-B is called, and how its metrics are shown."""
 
+HUB = HubSet(
+    "YanNeu/DASH-B", [(None, "test")],
+    lambda row: {"question_id": str(row["question_id"]), "image": content_name(row),
+                 "question": row["question"], "answer": row["answer"]},
+    content_name,
+)  # fmt: skip
+
 BENCHMARK = Benchmark(
     description=DASH_B,
     judged="answers.jsonl",
@@ -254,6 +290,7 @@ BENCHMARK = Benchmark(
         match=match_answers,
         judge=judge_rows,
         remark=remark,
+        hub=HUB,
     ),
 )
 

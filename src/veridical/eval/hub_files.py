@@ -42,6 +42,7 @@ class HubSet:
         row: a row as published; None for one that only has an image.
         image: what its image's file is called, within the folder of images; "" for none.
         write: writes the published file.
+        option: names the set on the command line; a path, or a list with one.
     """
 
     name: str
@@ -49,6 +50,7 @@ class HubSet:
     row: Callable[[Row], Any]
     image: Callable[[Row], str]
     write: Callable[[Path, list[Any]], None] = write_json
+    option: str = "files"
 
 
 def by_id(path: Path, rows: list[Any]) -> None:
@@ -76,16 +78,18 @@ def with_hub_files(
 
     Args:
         hub: how the benchmark reads such copies; None where it does not.
-        options: the benchmark's own; `files` may be a name on the hub, or a folder of Parquet.
+        options: the benchmark's own; the set's option may be a name on the hub, or a folder of
+            Parquet.
         subject: gets the images, unless it has a folder of its own.
 
     Returns:
-        Also what was read, as "owner/set@commit"; "" where `files` are published files.
+        Also what was read, as "owner/set@commit"; "" where published files are given.
 
     Raises:
         UserError: there is no such set, or its rows are of another form.
     """
-    files = getattr(options, "files", None)
+    given = getattr(options, "files" if hub is None else hub.option, None)
+    files = given[0] if isinstance(given, list) and len(given) == 1 else given
     if not isinstance(files, Path) or not _is_set(files):
         return options, subject, ""
     if hub is None:
@@ -98,12 +102,12 @@ def with_hub_files(
     folder, read = _fetched(hub, str(files))
     images = subject.images or folder / IMAGES
     # Other options may name the same copy, where it has what is published in several files.
-    named = [
-        field.name
+    values = {
+        field.name: getattr(options, field.name)
         for field in dataclasses.fields(options)  # type: ignore[arg-type]
-        if getattr(options, field.name) == files
-    ]
-    replaced: dict[str, Any] = dict.fromkeys(named, folder / FILE)
+    }
+    replaced: dict[str, Any] = {n: folder / FILE for n, value in values.items() if value == files}
+    replaced |= {n: [folder / FILE] for n, value in values.items() if value == [files]}
     options = dataclasses.replace(options, **replaced)  # type: ignore[type-var]
     return options, dataclasses.replace(subject, images=images), read
 

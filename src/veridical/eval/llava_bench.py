@@ -14,6 +14,7 @@ from veridical.eval.asks import Asks, GivenAnswers, Questions, Remarks, Row
 from veridical.eval.benchmark import Benchmark, Rows
 from veridical.eval.evaluation import USUAL, Asking, Evaluation, Subject
 from veridical.eval.grading import NOBODY, Asked, Grader, Grading, filled, judge_words, values_of
+from veridical.eval.hub_files import HubSet, content_name
 from veridical.eval.judge_agreement import with_judge_variance
 from veridical.eval.published import (
     PublishedQuestion,
@@ -64,12 +65,17 @@ LAYOUT = (
 """How LLaVA's script puts the texts of its rule.json together."""
 
 
+REFERENCE = "gpt_answer"
+"""The reference, in a file that has the questions too."""
+
+
 @dataclass(frozen=True)
 class LlavaBenchOptions:
     """What LLaVA-Bench asks, and how answers are judged.
 
     Attributes:
-        files: the questions: questions.jsonl (in the wild), or qa90_questions.jsonl (COCO).
+        files: the questions: questions.jsonl (in the wild), or qa90_questions.jsonl (COCO). A copy
+            on the hub has all three: name it in `context` and `references` too.
         context: what the judge knows of each image: context.jsonl, or
             caps_boxes_coco2014_val_80.jsonl.
         references: the answers that the model's are compared with: answers_gpt4.jsonl, or
@@ -138,7 +144,9 @@ def read_llava_bench(questions: Path, context: Path, references: Path) -> list[P
     known = dict(_contexts(context))
     answers = {}
     for number, row in enumerate(_objects(references), start=1):
-        answers[str(row.get("question_id"))] = text_fields(row, ("text",), f"{references}, row {number}")["text"]  # noqa: E501  # fmt: skip
+        name = REFERENCE if REFERENCE in row else "text"
+        said = text_fields(row, (name,), f"{references}, row {number}")[name]
+        answers[str(row.get("question_id"))] = said
     found = []
     for number, row in enumerate(_objects(questions), start=1):
         place, id = f"{questions}, row {number}", str(row.get("question_id"))
@@ -297,6 +305,16 @@ def by_category(rows: Rows) -> dict[str, Rows]:
 
 
 TITLE = "LLaVA-Bench"
+
+
+def _published(row: Row) -> dict[str, Any]:
+    """Question, context and reference of a row."""
+    known = {name: row[name] for name in ("question_id", "category", "caption", REFERENCE)}
+    return {**known, "image": content_name(row), "text": row["question"]}
+
+
+HUB = HubSet("lmms-lab/llava-bench-in-the-wild", [(None, "train")], _published, content_name)
+
 BENCHMARK = Benchmark(
     description=BenchmarkDescription(
         name="llava_bench",
@@ -362,6 +380,7 @@ BENCHMARK = Benchmark(
             ),
             may_be_cut=lambda options: True,
         ),
+        hub=HUB,
     ),
 )  # fmt: skip
 

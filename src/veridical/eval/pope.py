@@ -6,15 +6,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from veridical.data.object_lists import match_image_ids, read_objects
-from veridical.data.object_questions import ObjectQuestion, build_questions
+from veridical.data.object_questions import SPLITS, ObjectQuestion, build_questions
 from veridical.data.prompts import Prompt, image_question
 from veridical.data.vocabulary import read_vocabulary
 from veridical.eval.answers import refuse_many
 from veridical.eval.asks import AskedItem, Asks, GivenAnswers, Questions, Remarks, Row
 from veridical.eval.benchmark import Benchmark, Rows, Statistic
 from veridical.eval.evaluation import USUAL, Asking, Evaluation, Subject
+from veridical.eval.hub_files import HubSet
 from veridical.eval.pope_auc import auc_difference, auc_estimate, yes_margins
 from veridical.eval.pope_matching import match_answers, read_given_answers
 from veridical.eval.pope_questions import Relabels, read_questions, read_relabels
@@ -298,6 +300,23 @@ def suggest_instruction(judged: Sequence[Row], instruction: str = "") -> list[st
 # An unparsed answer is a wrong one: it counts against accuracy, and against recall where "yes" was
 # right; it is no "yes" for precision and yes_rate.
 COUNTED = {"precision": "said_yes", "recall": "present"}
+
+
+def _published(row: Mapping[str, Any]) -> dict[str, str]:
+    """A question as POPE's files have it, with its split."""
+    return {"question_id": str(row["question_id"]), "image": _image_name(row),
+            "text": row["question"], "label": row["answer"], "split": row["category"]}  # fmt: skip
+
+
+def _image_name(row: Mapping[str, Any]) -> str:
+    return f"{row['image_source']}.jpg"
+
+
+HUB = HubSet(
+    "lmms-lab/POPE", [("Full", split) for split in SPLITS], _published, _image_name,
+    option="questions",
+)  # fmt: skip
+
 BENCHMARK = Benchmark(
     description=POPE,
     judged="answers.jsonl",
@@ -321,6 +340,7 @@ BENCHMARK = Benchmark(
         judge=judge_rows,
         measure=measure_margins,
         remark=remark,
+        hub=HUB,
     ),
 )
 
