@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,13 +19,16 @@ import stub_steps
 from stub_steps import calls, runner, step
 
 from veridical.runtime.errors import UserError
-from veridical.runtime.files import read_json
+from veridical.runtime.files import read_json, write_json
 from veridical.runtime.run_record import process_entry
 from veridical.study.cluster import Cluster, Slurm, Work, _ended, make_executor
-from veridical.study.executing import Ended, Here, Job, last_line
+from veridical.study.executing import Ended, Here, Job, Note, last_line
+from veridical.study.keys import Keys
 from veridical.study.ledger import Ledger, StepState, read_ledger
-from veridical.study.plan import Plan
-from veridical.study.running import Runner
+from veridical.study.plan import Plan, Step
+from veridical.study.running import Executing, Runner
+
+REAL_CALL = Runner._call
 
 
 @pytest.fixture(autouse=True)
@@ -200,6 +204,76 @@ def test_shards_that_leave_no_result_are_followed_by_one_process(
     assert read_json(tmp_path / "a" / "run.json")["status"] == "finished"
 
 
+def test_processes_of_a_launcher_that_leave_no_result_are_followed_by_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a launcher starts takes shards too, and leaves the result to whoever claimed it."""
+
+    def call(self: Runner, own: Step, words: Sequence[str]) -> list[str]:
+        started = stub_steps.call(self, own, words)
+        alone = REAL_CALL(self, own, words)[0] == sys.executable
+        return started if alone else [*started, "--shard", "of a launcher"]
+
+    monkeypatch.setattr(Runner, "_call", call)
+    plan = Plan(tmp_path, (step("a", tmp_path),))
+    keys = Keys(plan, {"a": frozenset({"sets"})})
+    Runner(plan, keys, Executing(tmp_path, launcher=("torchrun",))).run(plan.steps)
+    words = (tmp_path / "a.calls").read_text().splitlines()
+    assert ["--shard" in line for line in words] == [True, False]
+    assert read_ledger(tmp_path)["a"]["status"] == "finished"
+
+
+def test_a_step_that_goes_on_stays_one_of_the_code_that_began_it(tmp_path: Path) -> None:
+    """`--accept-code`: half of it is by older code, and how long that took is not known."""
+    plan = Plan(tmp_path, (step("a", tmp_path), step("b", tmp_path)))
+
+    def with_code(accepted: dict[str, str]) -> Runner:
+        paths = {one.name: frozenset({"sets"}) for one in plan.steps}
+        keys = Keys(plan, paths, {"a": "new", "b": "new"}, accepted)
+        return Runner(plan, keys, Executing(tmp_path))
+
+    own = with_code({"a": "old", "b": "old"})
+    for name in "ab":
+        key = own.key(plan.step(name))
+        state: StepState = {"key": key, "status": "failed", "command": "c", "code": "old"}
+        own._ledger.note(name, state)
+    (tmp_path / "a").mkdir()
+    write_json(tmp_path / "a" / "run.json", {"status": "failed", "files": []})
+    own.run(plan.steps)
+    ledger = read_ledger(tmp_path)
+    assert {name: state["code"] for name, state in ledger.items()} == {"a": "old", "b": "new"}
+    assert {name: "seconds" in state for name, state in ledger.items()} == {"a": False, "b": True}
+    with_code({}).run(plan.steps)
+    assert (calls(tmp_path, "a"), calls(tmp_path, "b")) == (2, 1)
+
+
+def test_a_step_whose_record_can_not_be_read_leaves_the_others_running(tmp_path: Path) -> None:
+    plan = Plan(tmp_path, (step("a", tmp_path), step("b", tmp_path)))
+    runner(plan, tmp_path).run(plan.steps)
+    (tmp_path / "a" / "run.json").write_text("{")
+    shutil.rmtree(tmp_path / "b")
+    with pytest.raises(UserError, match=r"a failed: .*run\.json"):
+        runner(plan, tmp_path).run(plan.steps)
+    assert calls(tmp_path, "b") == 2
+
+
+def test_nothing_is_given_to_an_executor_where_no_step_can_start(tmp_path: Path) -> None:
+    class Counts(Here):
+        def start(self, jobs: Sequence[Job], note: Note) -> None:
+            given.append(len(jobs))
+            super().start(jobs, note)
+
+    given: list[int] = []
+    plan = Plan(tmp_path, (step("a", tmp_path),))
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "mine").touch()
+    own = runner(plan, tmp_path, executor=Counts())
+    own._ledger.note("a", {"key": "another", "status": "finished", "command": "c"})
+    with pytest.raises(UserError, match="a changed"):
+        own.run(plan.steps)
+    assert given == []
+
+
 def test_a_step_without_a_finished_record_is_not_finished(tmp_path: Path) -> None:
     plan = Plan(tmp_path, (step("a", tmp_path, template={"stops": 1}),))
     with pytest.raises(UserError, match=r"a failed: it ended without an error, and .*no finished"):
@@ -285,11 +359,23 @@ def test_steps_get_gpus_of_their_own() -> None:
         (Cluster(executor="ray", gpu_list="0"), "--gpu-list is for --executor here"),
         (Cluster(gpus=-1), "--gpus is -1; give 0 or more"),
         (Cluster(gpus=3, gpu_list="0,1"), "this machine offers 2"),
+        (Cluster(gpus=2, gpu_list="0,0"), "'0,0'; give each GPU once"),
+        (Cluster(gpus=1, gpu_list="-1"), "'-1'; give each GPU once"),
+        (Cluster(gpus=1, gpu_list=" "), "' '; give each GPU once"),
+        (Cluster(gpu_list="0"), "--gpu-list is for steps that need GPUs. Set --gpus"),
     ],
 )
 def test_what_no_executor_can_do_is_refused(cluster: Cluster, said: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=said):
         make_executor(cluster, 1, tmp_path)
+
+
+def test_gpus_that_cuda_hides_are_not_given_to_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,GPU-8f,-1,0")
+    made = make_executor(Cluster(gpus=1), 1, tmp_path)
+    assert isinstance(made, Here) and made.gpus == ("3", "GPU-8f")
 
 
 def test_more_shards_than_gpus_are_refused(tmp_path: Path) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import os
+import re
 import signal
 import time
 import uuid
@@ -16,6 +18,8 @@ from veridical.runtime.errors import UserError
 from veridical.runtime.ranges import Range, check_ranges
 from veridical.study.executing import Ended, Executor, Here, Job, Note, perform
 
+GPU = re.compile(r"[0-9]{1,9}|(GPU|MIG)-[\w/-]+", re.ASCII)
+"""A GPU by its number, or by its own name."""
 LOOK = 0.2
 """Seconds between two looks at a cluster's jobs."""
 TOLD = 60.0
@@ -63,14 +67,11 @@ def make_executor(cluster: Cluster, workers: int, out: Path, shards: int = 1) ->
 
 
 def _gpus_here(cluster: Cluster, shards: int) -> tuple[str, ...]:
-    if not cluster.gpus and cluster.gpu_list is None:
+    if not cluster.gpus:
+        if cluster.gpu_list is not None:
+            raise UserError("--gpu-list is for steps that need GPUs. Set --gpus, how many of them.")
         return ()
-    named = cluster.gpu_list or os.environ.get("CUDA_VISIBLE_DEVICES") or ""
-    found = tuple(number.strip() for number in named.split(",") if number.strip())
-    if not found:
-        import torch
-
-        found = tuple(map(str, range(torch.cuda.device_count())))
+    found = _named_gpus(cluster.gpu_list)
     if len(found) < cluster.gpus:
         raise UserError(
             f"--gpus {cluster.gpus}, and this machine offers {len(found)}. Name them with "
@@ -82,6 +83,28 @@ def _gpus_here(cluster: Cluster, shards: int) -> tuple[str, ...]:
             f"this machine offers {len(found)}. Set --shards {len(found) // cluster.gpus}."
         )
     return found
+
+
+def _named_gpus(given: str | None) -> tuple[str, ...]:
+    """The GPUs that `--gpu-list` names, else those that CUDA shows this process.
+
+    Raises:
+        UserError: the option names none, one twice, or something else.
+    """
+    if given is None and not os.environ.get("CUDA_VISIBLE_DEVICES"):
+        import torch
+
+        return tuple(map(str, range(torch.cuda.device_count())))
+    named = os.environ["CUDA_VISIBLE_DEVICES"] if given is None else given
+    found = [number.strip() for number in named.split(",")]
+    if given is None:  # CUDA shows none of those behind the first that is no GPU, such as -1
+        return tuple(itertools.takewhile(GPU.fullmatch, found))
+    if not all(map(GPU.fullmatch, found)) or len(set(found)) < len(found):
+        raise UserError(
+            f"--gpu-list is {given!r}; give each GPU once, by number or by the name that "
+            "nvidia-smi -L shows, such as 0,1."
+        )
+    return tuple(found)
 
 
 def _library(name: str, extra: str) -> Any:

@@ -73,7 +73,6 @@ class _Started:
     step: Step
     key: str
     jobs: Sequence[Job]
-    began: float
     log_start: Mapping[Path, int]
     ended: list[Ended] = field(default_factory=list)
     adopted: bool = False
@@ -105,6 +104,7 @@ class Runner:
     _begun: set[str] = field(default_factory=set)
     _whole: set[str] = field(default_factory=set)
     _measured: set[tuple[str, str]] = field(default_factory=set)
+    _since: dict[str, float | None] = field(default_factory=dict)
     _shown: float = 0.0
 
     def __post_init__(self) -> None:
@@ -127,7 +127,7 @@ class Runner:
     def _is_here(self, step: Step) -> bool:
         """Whether a step whose needs are made is finished; then its key counts as made."""
         state = self.ledger.get(step.name)
-        if state is None or state["key"] != self.key(step) or not self._is_whole(step, state):
+        if state is None or state["key"] != self.key(step) or not self.is_whole(step, state):
             return False
         self.made[step.name] = state["key"]
         return True
@@ -182,7 +182,12 @@ class Runner:
         chosen: list[Job] = []
         while queue:
             step = queue.take()
-            if self._is_here(step):
+            try:
+                is_here = self._is_here(step)
+            except UserError as error:  # as a record that cannot be read
+                self._not_started(step, error)
+                continue
+            if is_here:
                 self._say(f"{step.name}: here already")
                 queue.done(step)
                 continue
@@ -214,13 +219,13 @@ class Runner:
     def _start(self, starting: Sequence[tuple[Step, list[Job]]]) -> None:
         """Start the jobs of steps together, so that an executor can make one array of them."""
         starting = [(step, jobs) for step, jobs in starting if self._has_way(step)]
+        if not starting:
+            return
         for step, jobs in starting:
             self._note(step, "running", made_folder=not self._place(step).exists())
             self._say(f"{step.name}: {step.shown()}")
             sizes = {job.log: job.log.stat().st_size if job.log.exists() else 0 for job in jobs}
-            self._running[step.name] = _Started(
-                step, self.key(step), jobs, self.executor.clock(), sizes
-            )
+            self._running[step.name] = _Started(step, self.key(step), jobs, sizes)
 
         def note(tokens: list[Any]) -> None:
             left = iter(tokens)
@@ -255,9 +260,8 @@ class Runner:
         self._say(f"{step.name}: runs still{as_before}; waiting for it")
         starts = dict.fromkeys([job.log for job in jobs], 0)
         gone = [Ended(job, None, 0.0) for job in jobs if job not in alive]
-        self._running[step.name] = _Started(
-            step, state["key"], jobs, self.executor.clock(), starts, gone, adopted=True
-        )
+        self._since[step.name] = None
+        self._running[step.name] = _Started(step, state["key"], jobs, starts, gone, adopted=True)
         return True
 
     def _refuse_unseen(self, tokens: Sequence[Any]) -> None:
@@ -296,7 +300,7 @@ class Runner:
             return
         self._note(step, "running", made_folder=not self._place(step).exists())
         self._say(f"{step.name}: {step.shown()}")
-        began, failed, log = self.executor.clock(), "", self.log(step.name)
+        failed, log = "", self.log(step.name)
         log.parent.mkdir(parents=True, exist_ok=True)
         with (
             log.open("a", encoding="utf-8") as file,
@@ -308,7 +312,7 @@ class Runner:
             except UserError as error:
                 failed = str(error).rstrip(".")
                 print(f"veridical: {error}", file=file)
-        self._note_end(step, self.executor.clock() - began, failed)
+        self._note_end(step, failed)
 
     def _end(self, ended: Ended, queue: Queue) -> None:
         """Take in how a job ended; with its last job the step ends."""
@@ -322,7 +326,7 @@ class Runner:
             queue.again(step)  # what ended was begun before the step changed
             return
         worst = min(started.ended, key=_badness)
-        if worst.lost and self._is_whole(step, {**self.ledger[step.name], "status": "running"}):
+        if worst.lost and self.is_whole(step, {**self.ledger[step.name], "status": "running"}):
             worst = Ended(worst.job, 0, worst.seconds)  # lost after all was written
         lost = self._lost.get(step.name, 0)
         if worst.lost and (started.adopted or lost < self.how.retries):
@@ -335,44 +339,55 @@ class Runner:
             log = worst.job.log
             failed = last_words(log, started.log_start[log], worst)
         elif self._lacks_result(started):
-            if len(started.jobs) > 1:  # as where the shard was killed that put it together
+            if self._is_shared(started):  # as where the shard was killed that put it together
                 self._whole.add(step.name)
-                self._say(f"{step.name}: no shard wrote the result; it runs without shards")
+                self._say(f"{step.name}: no shard wrote the result; it runs in one process")
                 queue.again(step)
                 return
             failed = f"it ended without an error, and {self._place(step)} holds no finished run"
-        self._note_end(step, self.executor.clock() - started.began, failed)
+        self._note_end(step, failed)
         if not failed:
             queue.done(step)
             if (kind := (kind_of(step.name), step.command)) not in self._measured:
                 self._measured.add(kind)
                 self._weigh(queue)
 
-    def _note_end(self, step: Step, seconds: float, failed: str) -> None:
+    def _note_end(self, step: Step, failed: str) -> None:
         """Note how a step ended; `failed` is why it failed, "" if it did not."""
         if failed:
             self.failed[step.name] = failed
         else:
             self.made[step.name] = self.key(step)
+        began, taken = self._since.pop(step.name), ""
+        seconds = None if began is None else self.executor.clock() - began
+        if seconds is not None:
+            taken = f" after {seconds:.0f} s" if failed else f" in {seconds:.0f} s"
         self._note(step, "failed" if failed else "finished", seconds, failed)
-        word = "failed after" if failed else "done in"
-        self._say(f"{step.name}: {word} {seconds:.0f} s")
+        self._say(f"{step.name}: {'failed' if failed else 'done'}{taken}")
 
     def _has_way(self, step: Step) -> bool:
         """Make way for a step; where that can't be, the step failed, and the others run on.
 
-        What is known of the step stays as it was: its folder still holds what that describes.
+        A step that goes on with what an earlier command left stays one of the code that made that,
+        and how long it takes in all is not known.
         """
         try:
             self._make_way(step)
         except UserError as error:
             self._not_started(step, error)
             return False
-        self.keys.renew(step)
-        self._keys.pop(step.name, None)
+        goes_on = (self._place(step) / RECORD).is_file()
+        self._since.setdefault(step.name, None if goes_on else self.executor.clock())
+        if not goes_on:
+            self.keys.renew(step)
+            self._keys.pop(step.name, None)
         return True
 
     def _not_started(self, step: Step, why: UserError) -> None:
+        """Let a step fail that can't be started.
+
+        What is known of it stays as it was: its folder still holds what that describes.
+        """
         self.failed[step.name] = str(why).rstrip(".")
         log = self.log(step.name)
         log.parent.mkdir(parents=True, exist_ok=True)
@@ -409,7 +424,8 @@ class Runner:
     def _place(self, step: Step) -> Path:
         return named_path(self.plan, str(step.output))
 
-    def _is_whole(self, step: Step, state: StepState) -> bool:
+    def is_whole(self, step: Step, state: StepState) -> bool:
+        """Whether what a step wrote is there, whatever it was made with."""
         place = self._place(step)
         if (place / RECORD).is_file():
             return read_record(place).status == "finished"
@@ -419,16 +435,25 @@ class Runner:
         """Whether a record is missing that says the step finished; shared steps all have one."""
         record = self._place(started.step) / RECORD
         if not record.is_file():
-            return len(started.jobs) > 1
+            return self._is_shared(started)
         return read_record(record.parent).status != "finished"
+
+    def _is_shared(self, started: _Started) -> bool:
+        """Whether several processes made a step, each a part."""
+        step = started.step
+        return len(started.jobs) > 1 or (self._is_launched(step) and makes_shards(step))
 
     def _has_checkpoint(self, step: Step) -> bool:
         return any((self._place(step) / "checkpoints").glob("checkpoint-*/manifest.json"))
 
     def _call(self, step: Step, words: Sequence[str]) -> list[str]:
-        several = self.how.launcher and runs_on_several(step)
-        start = list(self.how.launcher) if several else [sys.executable]
+        start = list(self.how.launcher) if self._is_launched(step) else [sys.executable]
         return [*start, "-m", "veridical", *words]
+
+    def _is_launched(self, step: Step) -> bool:
+        """Whether a launcher starts several processes for a step."""
+        alone = step.name in self._whole
+        return bool(self.how.launcher) and not alone and runs_on_several(step)
 
     def _environment(self) -> dict[str, str]:
         threads = {}
