@@ -31,6 +31,7 @@ STEPS: list[dict[str, Any]] = [
      "options": {"model": "{train}/model", "images": "{test}/images", "limit": 5}},
 ]  # fmt: skip
 OUTCOME = {"evaluations": ["eval"], "metric": "chair/chair_i", "difference": 0.02}
+TUNING = {"settings": [{"beta": 1}], "evaluation": "dev", "metric": "chair/chair_i"}
 FACTORS = {"variant": "mask", "method": "dpo", "beta": 0.1}
 
 
@@ -134,6 +135,14 @@ def test_levels_that_one_name_or_none_can_hold_are_refused(
         lay_out(study, tmp_path / "out")
 
 
+def test_the_arm_that_others_are_compared_with_may_stand_alone(tmp_path: Path) -> None:
+    study = read(
+        tmp_path, outcome={**OUTCOME, "against": "base"}, defaults={"train dpo": {"a-b": 1}}
+    )
+    assert study.outcome.against == ("base",)
+    assert study.defaults == {"train dpo": {"a_b": 1}}  # as the options of steps are named
+
+
 def test_tuning_tries_every_arm_at_the_same_budget_and_stands_for_it_until_then(
     tmp_path: Path,
 ) -> None:
@@ -163,6 +172,8 @@ def test_tuning_tries_every_arm_at_the_same_budget_and_stands_for_it_until_then(
         ({"outcome": {**OUTCOME, "evaluations": ["x"]}}, "there is no step x"),
         ({"outcome": {**OUTCOME, "metric": "chair_i"}}, "of the form chair/chair_i"),
         ({"outcome": {**OUTCOME, "metric": "chair/none"}}, "outcome.metric: chair has no metric"),
+        ({"outcome": {**OUTCOME, "metric": "chair/x/chair_i"}}, "chair scores no groups"),
+        ({"outcome": {**OUTCOME, "metric": "amber/x/chair"}}, "has no metric chair of x"),
         ({"outcome": {**OUTCOME, "metric": "pope/f1"}}, "no step that evaluates gives pope"),
         ({"outcome": {**OUTCOME, "metric": "pope/auc"}}, "no difference over several seeds"),
         (
@@ -180,7 +191,25 @@ def test_tuning_tries_every_arm_at_the_same_budget_and_stands_for_it_until_then(
             "has no better direction",
         ),
         ({"outcome": {**OUTCOME, "difference": 0}}, "outcome.difference has to be between 0"),
-        ({"outcome": {**OUTCOME, "against": ["x"]}}, "list of arms, not .'x'"),
+        ({"outcome": {**OUTCOME, "against": ["x"]}}, "list of arms, and 'x' is none"),
+        ({"outcome": {**OUTCOME, "against": [["base"]]}}, r"and \['base'\] is none"),
+        ({"outcome": {**OUTCOME, "against": ["base", "base"]}}, "against has base twice"),
+        ({"outcome": {**OUTCOME, "against": 1}}, "against has to be a list of arms"),
+        ({"seeds": 10**9}, "1,000,000,000 seeds are too many"),
+        ({"seeds": 19_000, "arms": {"list": {"a": {"beta": 1}}}}, "2 arms with 19,000 seeds"),
+        ({"arms": {"grid": {"beta": [*range(99)], "method": [*range(99)]}}}, "9,801 arms is too"),
+        ({"base": "../x"}, "the base arm's name '../x'"),
+        ({"arms": {"list": {"a" * 101: {"beta": 1}}}}, "has 101 letters; 100 are the most"),
+        ({"defaults": {"train dpo": 5}}, "options of defaults for train dpo has to be a mapping"),
+        ({"defaults": {"train dp": {}}}, "defaults: there is no command 'train dp'"),
+        ({"defaults": {"train dpo": {"out": "x"}}}, "defaults for train dpo names its out"),
+        ({"defaults": {"train dpo": {"a-b": 1, "a_b": 2}}}, "has one twice, with - and with _"),
+        (
+            {"factors": {**FACTORS, "beta": [1]}, "tuning": {"by": "beta", "settings": {1: [{}]}}},
+            r"settings has none for beta = \[1\]",
+        ),
+        ({"tuning": {**TUNING, "seed": 0.5}}, "tuning.seed has to be a whole number"),
+        ({"tuning": {**TUNING, "same_as": {"base": ["base"]}}}, "tuning.same_as: base and"),
         ({"steps": [{"name": "a", "command": "report", "options": {"out": "x"}}]}, "itself where"),
         ({"steps": [{"name": "a b", "command": "report"}]}, "name of letters, digits and _"),
         ({"steps": [{"name": "beta", "command": "report"}]}, "beta is the name of two of"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,14 @@ import pytest
 import yaml
 
 from veridical import cli
+from veridical.eval.benchmark import find_benchmark
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_json, write_json, write_jsonl
 from veridical.study import commands
 from veridical.study.expanding import Expansion
+from veridical.study.outcome import _detectable
 from veridical.study.running import Runner
-from veridical.study.study_file import find_study
+from veridical.study.study_file import Outcome, find_study
 from veridical.study.studying import lay_out
 
 IMAGES = 12
@@ -107,6 +110,41 @@ def test_only_the_arm_that_changed_is_made_again(
     (effect,) = read_json(out / "study.json")["effects"]
     assert effect["value"] == pytest.approx((0 + 12 - 8 - 9) / 24)
     assert effect["conclusion"] == "open"
+
+
+def test_results_stay_in_the_report_when_what_they_read_is_gone(place: Path) -> None:
+    """As trained models that were removed to make room."""
+    scenes = {"name": "scenes", "command": "world make", "options": {"count": 1}}
+    read = yaml.safe_load(yaml.safe_dump(STEPS[0]))
+    read["options"]["vocabulary"] = "{scenes}/vocabulary.json"
+    file, out = study(place, steps=[scenes, read, STEPS[1]]), place / "out"
+    assert run("run", file, "--out", out) == 0
+    before = read_json(out / "study.json")
+    shutil.rmtree(out / "steps" / "scenes")
+    assert run("report", file, "--out", out) == 0
+    assert read_json(out / "study.json") == before
+    said = (out / "report.html").read_text()
+    assert "1 of 6 steps are not finished. <" in said and "other options" not in said
+
+
+def test_what_a_metric_of_a_group_can_show_is_of_the_group_alone() -> None:
+    pope = find_benchmark("pope")
+
+    def rows(wrong: int, splits: tuple[str, ...]) -> list[dict[str, Any]]:
+        return [
+            {"image_id": str(n), "split": split, "label": "yes", "parsed":
+             "no" if n < wrong + (split == "random") else "yes"}
+            for n in range(8) for split in splits
+        ]  # fmt: skip
+
+    def shown(metric: str, splits: tuple[str, ...]) -> dict[str, float]:
+        named = Outcome(("eval",), f"pope/{metric}", 0.1, 0.8, "", ("base",))
+        ours, theirs = ([rows(n + one, splits) for n in (0, 2)] for one in (1, 3))
+        return _detectable(pope, ours, theirs, named, 1)
+
+    (alone,) = shown("accuracy", ("popular",)).values()
+    assert shown("popular/accuracy", ("popular", "random")) == {"popular/accuracy": alone}
+    assert shown("accuracy", ("popular", "random")) != {"accuracy": alone}
 
 
 def test_the_primary_metric_is_found_behind_another_evaluation(place: Path) -> None:

@@ -311,7 +311,7 @@ def power_lines(page: StudyPage) -> list[str]:
         f"“No such effect” means that the interval lies within {aim} of 0; “not decided”, that it "
         "reaches beyond, and p is not below 0.05 after Holm's correction for all comparisons. The "
         "interval is of one comparison alone, so it may still exclude 0. The differences above "
-        "are those that the correction's strictest step lets through."
+        "are for the smallest p of all comparisons, which Holm's correction multiplies most."
     )
     return lines
 

@@ -12,7 +12,7 @@ from veridical.runtime.errors import UserError
 from veridical.study.plan import OptionValue, Plan, Step, check_plan
 from veridical.study.study_file import Level, Study, Template, shown_level
 
-PLACEHOLDER = re.compile(r"\{(\w+)(?:\+(\d+))?\}")
+PLACEHOLDER = re.compile(r"\{(\w+)(?:\+([0-9]{1,18}))?\}")
 """A name, or a name and a number that is added to what it stands for."""
 LONGEST = 100
 """Letters of the levels in a step's name; longer ones end in a hash."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from veridical.eval.benchmark import find_benchmark
+from veridical.eval.benchmark import find_benchmark, no_groups
 from veridical.eval.benchmarks import BENCHMARKS
 from veridical.runtime.errors import UserError
 
@@ -25,9 +25,15 @@ def check_metric(metric: str, commands: Sequence[str], over_seeds: bool) -> None
     benchmark = find_benchmark(name)
     known = [formula.name for formula in benchmark.formulas]
     others = [statistic.name for statistic in benchmark.statistics]
-    wanted = own.rpartition("/")[2]
-    if wanted not in [*known, *others]:
-        raise UserError(f"{name} has no metric {own}; it has {', '.join([*known, *others])}.")
+    group, _, wanted = own.rpartition("/")
+    if group and benchmark.groups is no_groups:
+        raise UserError(f"{name} scores no groups of answers, so it has no metric {own}.")
+    in_group = [formula.name for formula in benchmark.formulas_of(group)]
+    if wanted not in [*in_group, *others]:
+        where = f" of {group}" if group else ""
+        raise UserError(
+            f"{name} has no metric {wanted}{where}; it has {', '.join([*in_group, *others])}."
+        )
     if over_seeds and wanted in others:
         raise UserError(
             f"{metric} has no difference over several seeds. Take one of {', '.join(known)}, or "

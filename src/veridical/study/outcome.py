@@ -102,7 +102,8 @@ def effects_of(
     ours, theirs = [side[0] for side in sides], [side[1] for side in sides]
     found = paired_seed_differences(own.benchmark, ours, theirs)
     note = "" if len(seeds) > 1 else "one seed: images alone"
-    power = _detectable(own.benchmark, ours, theirs, outcome, comparisons)
+    shown = outcome.metric.partition("/")[2] in found
+    power = _detectable(own.benchmark, ours, theirs, outcome, comparisons) if shown else {}
     return [
         _effect(own, name, arm, other, change, len(seeds), power.get(name), note)
         for name, change in found.items()
@@ -125,7 +126,9 @@ def _detectable(
     formula = _formula(benchmark, metric)
     if benchmark.name != name or formula is None or len(ours) < 2:
         return {}
-    arms, bases = _in_one_order(benchmark, ours), _in_one_order(benchmark, theirs)
+    arms, bases = (
+        _in_one_order(benchmark, _part(benchmark, rows, metric)) for rows in (ours, theirs)
+    )
     bases = [in_order_of(arms[0], base) for base in bases]
     if len(arms[0].clusters) < 2:
         return {}
@@ -133,7 +136,19 @@ def _detectable(
 
 
 def _formula(benchmark: Benchmark, metric: str) -> Metric | None:
-    return next((own for own in benchmark.formulas if own.name == metric), None)
+    group, _, name = metric.rpartition("/")
+    return next((own for own in benchmark.formulas_of(group) if own.name == name), None)
+
+
+def _part(benchmark: Benchmark, seeds: Sequence[Sequence[Row]], metric: str) -> list[Sequence[Row]]:
+    """The rows that a metric is of: with "group/metric" those of the group alone."""
+    group = metric.rpartition("/")[0]
+    return [benchmark.groups(rows)[group] if group else rows for rows in seeds]
+
+
+def _has(benchmark: Benchmark, rows: Sequence[Row], metric: str) -> bool:
+    group = metric.rpartition("/")[0]
+    return not group or group in benchmark.groups(rows)
 
 
 def _in_one_order(benchmark: Benchmark, rows: Sequence[Sequence[Row]]) -> list[ClusterSums]:
@@ -190,8 +205,8 @@ def conclude(effect: Effect, p: float | None, difference: float | None) -> Concl
 
 def interactions(study: Study, own: Scored) -> list[Effect]:
     """Of a grid, how much more two changes do together than each alone, in the primary metric."""
-    formula = _formula(own.benchmark, study.outcome.metric.partition("/")[2])
-    if formula is None:
+    metric = study.outcome.metric.partition("/")[2]
+    if _formula(own.benchmark, metric) is None:
         return []
     by_levels = {frozenset(levels.items()): arm for arm, levels in _hashable(study).items()}
     found = []
@@ -208,7 +223,7 @@ def interactions(study: Study, own: Scored) -> list[Effect]:
             known = [corner for corner in corners if corner is not None]
             if len(known) == len(corners):
                 label = f"{first} \N{MULTIPLICATION SIGN} {second}"
-                found += _interaction(own, known, formula, f"{label} ({arm})")
+                found += _interaction(own, known, metric, f"{label} ({arm})")
     return found
 
 
@@ -217,17 +232,20 @@ def _hashable(study: Study) -> dict[str, dict[str, str]]:
     return {arm: {key: str(v) for key, v in levels.items()} for arm, levels in study.arms.items()}
 
 
-def _interaction(own: Scored, corners: Sequence[str], formula: Metric, label: str) -> list[Effect]:
+def _interaction(own: Scored, corners: Sequence[str], metric: str, label: str) -> list[Effect]:
     seeds = sorted(set.intersection(*(set(own.of(arm)) for arm in corners)))
-    if not seeds:
+    formula = _formula(own.benchmark, metric)
+    if not seeds or formula is None:
         return []
-    cells = [
-        _in_one_order(own.benchmark, [_rows(own, arm, seed, corners) for seed in seeds])
-        for arm in corners
-    ]
+    cells = []
+    for arm in corners:
+        rows = [_rows(own, arm, seed, corners) for seed in seeds]
+        if not all(_has(own.benchmark, one, metric) for one in rows):
+            return []
+        cells.append(_in_one_order(own.benchmark, _part(own.benchmark, rows, metric)))
     both, first, second, neither = cells
     change = interaction(both, first, second, neither, formula)
-    return [_effect(own, formula.name, label, "sum of both", change, len(seeds), None, "")]
+    return [_effect(own, metric, label, "sum of both", change, len(seeds), None, "")]
 
 
 def _rows(own: Scored, arm: str, seed: int, corners: Sequence[str]) -> Sequence[Row]:

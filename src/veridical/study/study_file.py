@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -11,6 +12,7 @@ from typing import Any, TypeAlias
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_text
 from veridical.runtime.yaml_text import read_yaml
+from veridical.study.commands import path_options
 from veridical.study.metrics import check_metric, require_direction
 from veridical.study.plan import NAME, OUTPUTS, OptionValue
 from veridical.study.recipe import Defaults, embedded_defaults
@@ -22,6 +24,10 @@ STEP_FIELDS = ("name", "command", "options", "when")
 TUNING_FIELDS = ("settings", "by", "evaluation", "metric", "seed", "same_as")
 OUTCOME_FIELDS = ("evaluations", "metric", "difference", "power", "start", "against")
 MOST_ARMS = 1_000
+MOST_CELLS = 20_000
+"""Arms times seeds; laying out more takes minutes."""
+LONGEST_NAME = 100
+"""Letters of a name, which is one of a folder too."""
 Level: TypeAlias = Any
 """A factor's value, in YAML's types."""
 
@@ -158,22 +164,24 @@ def read_study(path: Path) -> Study:
     fields = place.mapping(content, "a study", FIELDS)
     factors = place.mapping(fields.get("factors") or {}, "factors")
     base = str(fields.get("base") or "base")
+    place.check_name(base, "the base arm's name")
     arms, grid = _arms(place, fields.get("arms") or {}, factors, base)
     steps = _steps(place, fields.get("steps"), factors)
     values = place.mapping(fields.get("values") or {}, "values")
     taken = [*factors, *values, "seed", *{step.name for step in steps}]
     if doubled := sorted({name for name in taken if taken.count(name) > 1}):
         place.refuse(f"{doubled[0]} is the name of two of: a factor, a value, a step, `seed`.")
-    defaults = fields.get("defaults") or {}
-    if defaults == "embedded":
-        defaults = embedded_defaults()
+    seeds = _seeds(place, fields.get("seeds", 3))
+    if len(arms) * len(seeds) > MOST_CELLS:
+        place.refuse(f"{len(arms):,} arms with {len(seeds):,} seeds are too many; {MOST_CELLS:,} "
+                     "in all are the most.")  # fmt: skip
     names = [step.name for step in steps]
     study = Study(
         path.stem,
         str(fields.get("question") or ""),
         values,
-        place.mapping(defaults, "defaults"),
-        _seeds(place, fields.get("seeds", 3)),
+        _defaults(place, fields.get("defaults") or {}),
+        seeds,
         base,
         factors,
         arms,
@@ -205,6 +213,23 @@ class _Place:
             )
         return value
 
+    def options(self, value: object, what: str) -> dict[str, Any]:
+        """Options by the names that a configuration file has, less what a study says itself."""
+        named = self.mapping(value, f"options of {what}")
+        found = {key.replace("-", "_"): option for key, option in named.items()}
+        if len(found) < len(named):
+            self.refuse(f"options of {what} has one twice, with - and with _.")
+        if written := next((key for key in OUTPUTS if key in found), None):
+            self.refuse(f"{what} names its {written}. A study says itself where steps write.")
+        return found
+
+    def check_name(self, name: str, what: str) -> None:
+        if len(name) > LONGEST_NAME:
+            self.refuse(f"{what} {name[:20]!r}... has {len(name)} letters; {LONGEST_NAME} are the "
+                        "most.")  # fmt: skip
+        if not NAME.fullmatch(name) or "/" in name:
+            self.refuse(f"{what} {name!r} may have letters, digits, - _ . = and , only.")
+
     def number(self, value: object, what: str, low: float, high: float) -> float:
         if isinstance(value, bool) or not isinstance(value, int | float) or not low < value < high:
             raise UserError(f"{self.name}: {what} has to be between {low:g} and {high:g}.")
@@ -213,7 +238,10 @@ class _Place:
 
 def _seeds(place: _Place, given: object) -> tuple[int, ...]:
     """A list of numbers, or how many, from 0."""
-    found = list(range(given)) if isinstance(given, int) and not isinstance(given, bool) else given
+    count = given if isinstance(given, int) and not isinstance(given, bool) else 0
+    if count > MOST_CELLS:
+        place.refuse(f"{count:,} seeds are too many; {MOST_CELLS:,} are the most.")
+    found = list(range(count)) if count else given
     if (
         not isinstance(found, list)
         or not found
@@ -234,8 +262,7 @@ def _arms(
     arms: dict[str, dict[str, Level]] = {base: {}}
 
     def add(name: str, changed: Mapping[str, Level]) -> None:
-        if not NAME.fullmatch(name) or "/" in name:
-            place.refuse(f"the arm's name {name!r} may have letters, digits, - _ . = and , only.")
+        place.check_name(name, "the arm's name")
         if unknown := sorted(changed.keys() - factors.keys()):
             place.refuse(
                 f"arm {name} changes {unknown[0]}, which is no factor; there is "
@@ -255,6 +282,8 @@ def _arms(
             add(f"{factor}={shown_level(level)}", {factor: level})
     grid = place.mapping(fields.get("grid") or {}, "arms.grid")
     crossed = [_levels(place, factor, levels) for factor, levels in grid.items()]
+    if (count := math.prod(map(len, crossed))) > MOST_ARMS:
+        place.refuse(f"a grid of {count:,} arms is too large; {MOST_ARMS:,} are the most.")
     for cell in itertools.product(*crossed) if grid else ():
         changed = dict(zip(grid, cell, strict=True))
         if any(level != factors.get(factor) for factor, level in changed.items()):
@@ -279,6 +308,20 @@ def shown_level(level: Level) -> str:
     return "".join(letter if letter.isalnum() or letter in "._" else "-" for letter in text)[:40]
 
 
+def _defaults(place: _Place, given: object) -> Defaults:
+    """Options by command, for a step that does not set them."""
+    if given == "embedded":
+        return embedded_defaults()
+    found = {}
+    for command, options in place.mapping(given, "defaults").items():
+        try:
+            path_options(command)
+        except UserError as error:
+            place.refuse(f"defaults: {error}")
+        found[command] = place.options(options, f"defaults for {command}")
+    return found
+
+
 def _steps(place: _Place, given: object, factors: Mapping[str, Level]) -> tuple[Template, ...]:
     if not isinstance(given, list) or not given:
         raise UserError(f"{place.name} is no study: it has to have `steps`, a list of commands.")
@@ -294,10 +337,8 @@ def _steps(place: _Place, given: object, factors: Mapping[str, Level]) -> tuple[
             )
         if not isinstance(command, str) or not command.strip():
             raise UserError(f"{place.name}: step {name} needs a command, such as `build bdhs`.")
-        options = place.mapping(fields.get("options") or {}, f"options of step {name}")
-        options = {key.replace("-", "_"): value for key, value in options.items()}
-        if written := next((key for key in OUTPUTS if key in options), None):
-            place.refuse(f"step {name} names its {written}. A study says itself where steps write.")
+        place.check_name(name, "the step's name")
+        options = place.options(fields.get("options") or {}, f"step {name}")
         when = place.mapping(fields.get("when") or {}, f"when of step {name}")
         if unknown := sorted(when.keys() - factors.keys()):
             place.refuse(f"when of step {name}: {unknown[0]} is no factor.")
@@ -333,17 +374,21 @@ def _tuning(
     if len(counts) > 1:
         place.refuse("tuning.settings: every level needs as many settings, an equal budget.")
     if by:
-        used = {{**factors, **changed}[by] for changed in arms.values()}
-        if missing := sorted(map(str, used - by_level.keys())):
-            place.refuse(f"tuning.settings has none for {by} = {missing[0]}.")
+        for changed in arms.values():
+            level = {**factors, **changed}[by]
+            if not isinstance(level, Hashable) or level not in by_level:
+                place.refuse(f"tuning.settings has none for {by} = {level}.")
     evaluation, metric = fields.get("evaluation"), fields.get("metric")
     if evaluation not in steps:
         place.refuse(f"tuning.evaluation has to name a step; there is {', '.join(steps)}.")
     same_as = place.mapping(fields.get("same_as") or {}, "tuning.same_as")
     for arm, other in same_as.items():
-        if arm not in arms or other not in arms or other in same_as:
+        known_arms = arm in arms and isinstance(other, str) and other in arms
+        if not known_arms or other in same_as:
             place.refuse(f"tuning.same_as: {arm} and {other} have to be arms, {other} a tuned one.")
-    seed = int(place.number(fields.get("seed", 0), "tuning.seed", -1, float("inf")))
+    seed = fields.get("seed", 0)
+    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+        raise UserError(f"{place.name}: tuning.seed has to be a whole number from 0 up.")
     found = _metric(place, metric, "tuning.metric")
     return Tuning(by_level, by, str(evaluation), found, seed, same_as)
 
@@ -385,9 +430,15 @@ def _outcome(
     for name in [*evaluations, *([start] if start else [])]:
         if name not in steps:
             place.refuse(f"outcome: there is no step {name}; there is {', '.join(steps)}.")
-    against = fields.get("against") or [base]
-    if not isinstance(against, list) or (unknown := [arm for arm in against if arm not in arms]):
-        raise UserError(f"{place.name}: outcome.against has to be a list of arms, not {unknown}.")
+    named = fields.get("against") or [base]
+    against = [named] if isinstance(named, str) else named
+    if not isinstance(against, list):
+        raise UserError(f"{place.name}: outcome.against has to be a list of arms.")
+    for arm in against:
+        if not isinstance(arm, str) or arm not in arms:
+            place.refuse(f"outcome.against has to be a list of arms, and {arm!r} is none.")
+        if against.count(arm) > 1:
+            place.refuse(f"outcome.against has {arm} twice.")
     return Outcome(
         tuple(evaluations),
         _metric(place, fields.get("metric"), "outcome.metric"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -53,8 +54,8 @@ def study_page(laid: Laid, out: Path) -> StudyPage:
     """Everything that the page shows."""
     study, outcome = laid.study, laid.study.outcome
     plan = laid.plan
-    ledger, done = _finished(laid, plan, out)
-    made = {name for name, state in ledger.items() if state["status"] == "finished"}
+    known = _known(plan, out)
+    ledger, done = known.ledger, known.done
     found = {
         (step, cell.arm, cell.seed): folder
         for cell in laid.cells
@@ -75,7 +76,7 @@ def study_page(laid: Laid, out: Path) -> StudyPage:
     planned = [e for e in main if e.baseline != START]
     return StudyPage(
         study.name, study.question, study.base,
-        [_arm(laid, arm, plan, ledger, done) for arm in study.arms],
+        [_arm(laid, arm, plan, known) for arm in study.arms],
         primary, title, outcome.difference, outcome.power,
         concluded(planned, outcome.difference),
         _others(effects, main),
@@ -86,20 +87,42 @@ def study_page(laid: Laid, out: Path) -> StudyPage:
         [(n, s.get("reason", "")) for n, s in ledger.items()
          if s["status"] == "failed" and n in {step.name for step in plan.steps}],
         sum(step.name not in done for step in plan.steps),
-        sum(step.name in made - done for step in plan.steps), len(plan.steps), out,
+        known.outdated, len(plan.steps), out,
     )  # fmt: skip
 
 
-def _finished(laid: Laid, plan: Plan, out: Path) -> tuple[Mapping[str, StepState], set[str]]:
-    """What is known of all steps, and those that are finished as the study has them now.
+@dataclass(frozen=True)
+class _Known:
+    """What is known of a study's steps.
 
-    Not finished is what had other options or inputs, or waits for such a step; other code alone
-    doesn't matter, as for `--accept-code`.
+    Attributes:
+        ledger: the states of all.
+        current: of those that were finished as the study has them now. Other code alone doesn't
+            matter, as for `--accept-code`.
+        done: the current ones whose results are there. What they read may be gone by now, such as
+            a trained model that was evaluated.
+        outdated: how many were finished with other options or inputs.
     """
-    from veridical.study.studying import runner_of  # which imports this module
+
+    ledger: Mapping[str, StepState]
+    current: Mapping[str, StepState]
+    done: set[str]
+    outdated: int
+
+
+def _known(plan: Plan, out: Path) -> _Known:
+    from veridical.study.studying import foreseen_keys, runner_of  # which imports this module
 
     runner = runner_of(plan, Executing(out), accept_code=True)
-    return runner.ledger, {step.name for step in plan.steps if runner.is_done(step)}
+    keys, names = foreseen_keys(plan, runner.keys), {step.name for step in plan.steps}
+    finished = {
+        name: state
+        for name, state in runner.ledger.items()
+        if name in names and state["status"] == "finished"
+    }
+    current = {name: state for name, state in finished.items() if state["key"] == keys[name]}
+    done = {name for name, state in current.items() if runner.is_whole(plan.step(name), state)}
+    return _Known(runner.ledger, current, done, len(finished) - len(current))
 
 
 def _headlines(effects: Sequence[Effect], benchmarks: Sequence[Scored]) -> list[Effect]:
@@ -157,17 +180,15 @@ def _started(laid: Laid, done: set[str]) -> dict[int, Path]:
     return found
 
 
-def _arm(
-    laid: Laid, arm: str, plan: Plan, ledger: Mapping[str, StepState], done: set[str]
-) -> ShownArm:
-    study = laid.study
+def _arm(laid: Laid, arm: str, plan: Plan, known: _Known) -> ShownArm:
+    study, done = laid.study, known.done
     own = study.arms[arm]
     setting = next((t.setting for t in laid.tried if t.chosen and t.arm == _tuned(laid, arm)), {})
     differs = {factor: level for factor, level in own.items() if factor not in setting}
     cells = [cell for cell in laid.cells if cell.arm == arm]
     values = {cell.seed: _value(laid, cell, done) for cell in cells}
-    current = {name: ledger[name] for name in done}
-    seconds = [time for cell in cells if (time := _seconds(laid, cell, plan, current)) is not None]
+    times = [_seconds(laid, cell, plan, known.current) for cell in cells]
+    seconds = [time for time in times if time is not None]
     return ShownArm(
         arm,
         in_words(differs) or ("the base arm" if arm == study.base else ""),

@@ -69,7 +69,11 @@ class Laid:
 
     @property
     def plan(self) -> Plan:
-        """Trials first, then everything else; a step that is both stands once."""
+        """Trials first, then everything else; a step that is both stands once.
+
+        Raises:
+            UserError: two steps with different options have one name.
+        """
         both = Expansion(self.study, self.out, dict(self.trials.steps))
         for step in self.expansion.steps.values():
             both.take(step)
