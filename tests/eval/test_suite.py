@@ -9,13 +9,18 @@ import pytest
 from evaluating import eval_chair, eval_pope
 
 from veridical.cli import main
+from veridical.eval import suite
+from veridical.eval.benchmark import Benchmark
 from veridical.eval.benchmarks import BENCHMARKS, groups
 from veridical.eval.compare import eval_compare
 from veridical.eval.evaluation import Subject
+from veridical.eval.scores import write_scores
 from veridical.eval.suite import by_benchmark, evaluate, wanted_names
 from veridical.models import load
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import hash_file, read_json
+from veridical.runtime.runs import start_run
+from veridical.scoring.statistics import Estimate
 from veridical.world.dataset import write_scenes
 
 
@@ -75,6 +80,28 @@ def test_each_benchmark_writes_what_its_own_command_writes(
     loaded.clear()
     assert main(words(scenes, tmp_path / "all", "pope.auc=false")) == 0
     assert not loaded
+
+
+def test_shards_that_each_score_one_benchmark_finish_the_run(
+    scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process had the last shard of CHAIR, this one that of POPE."""
+    out = tmp_path / "out"
+
+    def run_elsewhere(benchmark: Benchmark, _: object, folder: Path, *more: Any) -> Any:
+        scores = {"value": Estimate(0.5, 0.25, 0.75, 4, 2)}
+        if benchmark.name == "pope":
+            return scores
+        with start_run(folder, "eval chair", {}) as run:
+            write_scores(folder, benchmark, scores)
+            run.finish()
+        return {}
+
+    monkeypatch.setattr(suite, "run_benchmark", run_elsewhere)
+    assert main(words(scenes, out, "--shard", "1/2")) == 0
+    assert read_json(out / "run.json")["status"] == "finished"
+    table = (out / "table.md").read_text()
+    assert "| CHAIR | value |" in table and "| POPE | value |" in table
 
 
 def test_options_go_to_the_benchmark_that_they_name() -> None:

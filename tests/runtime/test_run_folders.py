@@ -366,6 +366,23 @@ def test_a_run_that_can_not_read_its_inputs_leaves_no_record(
     assert not list(out.iterdir())
 
 
+def test_a_run_that_can_not_read_its_inputs_leaves_what_another_finished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two shards the one that came first fails; meanwhile the other did everything."""
+    out, asked, honest = tmp_path / "run", {"limit": 4}, runs._input
+
+    def fail(path: Path) -> None:
+        monkeypatch.setattr(runs, "_input", honest)
+        start_run(out, "build bdhs", asked, any_process=True).finish()
+        raise UserError("unreadable")
+
+    monkeypatch.setattr(runs, "_input", fail)
+    with pytest.raises(UserError, match="unreadable"):
+        start_run(out, "build bdhs", asked, {"data": tmp_path}, any_process=True)
+    assert read_json(out / "run.json")["status"] == "finished"
+
+
 def test_only_what_the_record_names_is_removed(tmp_path: Path) -> None:
     demo = start_run(tmp_path / "demo", "demo", {})
     inner = start_run(tmp_path / "demo" / "train" / "dpo", "train dpo", {})

@@ -20,6 +20,7 @@ from veridical.models.policy import Policy
 from veridical.models.rendering import Group
 from veridical.objectives.aot import AOT
 from veridical.objectives.base import PairLogps, PairLoss
+from veridical.objectives.combined import Combined
 from veridical.objectives.ddpo import DDPO
 from veridical.objectives.dpo import DPO
 from veridical.objectives.ipo import IPO
@@ -32,7 +33,7 @@ from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_json, read_jsonl, write_json
 from veridical.train import sft
 from veridical.train.dpo import train_dpo
-from veridical.train.loop.outcomes import weighed
+from veridical.train.loop.outcomes import require_used, weighed
 from veridical.train.loop.reference_cache import precompute
 from veridical.train.loop.rows import read_training_rows
 from veridical.train.loop.training_set import kept_together, same_pictures, split_held_out
@@ -296,9 +297,29 @@ def test_vdpo_sees_both_answers_under_other_images_too(
     with pytest.raises(UserError, match=r"--loss aot sorts .* Set --accumulation 1"):
         given = replace(training, accumulation=2)
         train_dpo(saved, more, tmp_path / "no", AveragedPreference(AOT()), training=given)
-    with pytest.raises(UserError, match="with --batch-size 1 it is DPO"):
-        given = replace(training, batch_size=1)
-        train_dpo(saved, more, tmp_path / "no", AveragedPreference(AOT()), training=given)
+    for loss, said in ((AOT(), "--loss aot"), (Combined(terms="aot:1,nll:1"), "--terms aot")):
+        with pytest.raises(UserError, match=f"{said} sorts .* with --batch-size 1 it is DPO"):
+            given = replace(training, batch_size=1)
+            train_dpo(saved, more, tmp_path / "no", AveragedPreference(loss), training=given)
+
+
+@pytest.mark.parametrize(
+    ("loss", "column", "said"),
+    [
+        (IPO(), {"beta_factor": 2.0}, "--loss ipo takes none. Set --loss dpo, ddpo, lddpo"),
+        (IPO(), {}, "--loss ipo takes none. Set --loss dpo, ddpo, fdpo"),
+        (MPO(), {}, "--loss mpo takes none"),
+        (Combined(terms="dpo:1,ipo:1"), {}, "--terms ipo takes none"),
+    ],
+)
+def test_the_loss_that_has_no_use_for_a_column_is_named(
+    loss: Any, column: dict[str, Any], said: str
+) -> None:
+    weights = () if column else (torch.ones(1), torch.ones(1))
+    ids = (torch.tensor([1]), torch.tensor([2]))
+    row = Group("a", (), "", ("", ""), ids, (False, False), weights=weights, **column)
+    with pytest.raises(UserError, match=said):
+        require_used(AveragedPreference(loss), [row])
 
 
 def test_weights_by_length_are_not_replaced_by_other_ones(

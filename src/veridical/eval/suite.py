@@ -17,9 +17,10 @@ from veridical.eval.evaluation import USUAL, Asking, Subject, open_model
 from veridical.eval.grading import NOBODY, Grading
 from veridical.eval.hub_files import with_hub_files
 from veridical.eval.run import asks_of, prepare, run_benchmark
-from veridical.eval.scores import fixed_width
+from veridical.eval.scores import fixed_width, read_scores
 from veridical.runtime.errors import UserError
 from veridical.runtime.options import by_option
+from veridical.runtime.run_record import is_finished
 from veridical.runtime.runs import start_run
 from veridical.runtime.shards import print_result
 from veridical.runtime.tables import Table
@@ -91,10 +92,25 @@ def evaluate(
             name = benchmark.name
             print_result(f"{benchmark.description.title}:")
             scores[name] = run_benchmark(benchmark, own, out / name, seen, asking, shared, grading)
-        if all(scores.values()):  # else another process has the last shard of one
-            score_table(scores, [benchmark for benchmark, *_ in chosen]).write(out, "table")
+        # Where another process had the last shard of a benchmark, its scores are on disk.
+        everything = {name: own or _scored_elsewhere(out / name) for name, own in scores.items()}
+        if all(everything.values()):  # else another process is not done
+            score_table(everything, [benchmark for benchmark, *_ in chosen]).write(out, "table")
             run.finish(benchmarks=len(chosen))
     return scores
+
+
+def _scored_elsewhere(folder: Path) -> dict[str, Estimate]:
+    """What another process's finished evaluation scored; nothing where it is not done."""
+    if not is_finished(folder):
+        return {}
+    return {
+        name: Estimate(
+            entry["value"], entry.get("low"), entry.get("high"), entry.get("n", 0),
+            entry.get("clusters") or 0, entry.get("note", ""),
+        )
+        for name, entry in read_scores(folder).items()
+    }  # fmt: skip
 
 
 def score_table(

@@ -201,10 +201,19 @@ def start_run(
         if writes and not (any_process and _is_over(folder, record, is_new)):
             write_json(folder / RECORD, record)
     except BaseException:
-        if is_new:
+        if is_new and _is_ours(folder, record):
             (folder / RECORD).unlink()
         raise
     return Run(folder, record, time.monotonic(), writes, foreign, any_process)
+
+
+def _is_ours(folder: Path, record: Mapping[str, Any]) -> bool:
+    """Whether the record there is still the first one that this process wrote."""
+    try:
+        known = read_fields(folder)
+    except UserError:  # it is gone
+        return False
+    return known.get("process") == record["process"] and known.get("status") == "running"
 
 
 def _is_over(folder: Path, record: Mapping[str, Any], is_new: bool) -> bool:

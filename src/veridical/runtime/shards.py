@@ -76,7 +76,7 @@ def read_shard(option: str | None) -> Shard:
     launched = Shard(processes.rank(), processes.world_size())
     if option is None:
         return launched
-    found = re.fullmatch(r"(\d+)/(\d+)", option.strip())
+    found = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", option.strip())
     shard = Shard(int(found[1]) - 1, int(found[2])) if found else None
     if shard is None or not 0 <= shard.index < shard.count:
         raise UserError(f"--shard is {option!r}; give which of how many, as in 2/8 (1/8 to 8/8).")
@@ -89,8 +89,8 @@ def leave_to_others(shard: Shard, folder: Path, done: int, total: int) -> None:
     """Say that the rest is not here yet, and who will finish."""
     print(
         f"Shard {shard.index + 1}/{shard.count} of {folder} is done ({done} of {total} pieces are "
-        "there). The last shard to finish writes the result; the same command without --shard "
-        "makes what is missing and writes it too."
+        "there). The last shard to finish writes the result; the same command in one process, "
+        "without --shard, makes what is missing and writes it too."
     )
 
 

@@ -83,7 +83,7 @@ def remove_scenes(folder: Path) -> None:
         UserError: `scenes.json` is missing or no list of scenes; then nothing is removed.
     """
     rows = read_json(folder / SCENES)
-    if not isinstance(rows, list) or not all(isinstance(row, dict) and "id" in row for row in rows):
+    if not isinstance(rows, list) or not all(map(_is_scene, rows)):
         raise UserError(f"{folder / SCENES} is no list of scenes. Remove {folder} yourself.")
     for row in rows:
         (folder / "images" / f"{row['id']}.png").unlink(missing_ok=True)
@@ -91,6 +91,12 @@ def remove_scenes(folder: Path) -> None:
         (folder / "images").rmdir()
     for name in sorted(WRITTEN, key=lambda name: name == SCENES):  # last: it says what to remove
         (folder / name).unlink(missing_ok=True)
+
+
+def _is_scene(row: object) -> bool:
+    """Whether a row of `scenes.json` names its picture, and no other place."""
+    id = str(row.get("id", "")) if isinstance(row, dict) else ""
+    return bool(id) and Path(id).name == id
 
 
 def _write_files(folder: Path, scenes: Sequence[Scene], questions: int, seed: int) -> None:

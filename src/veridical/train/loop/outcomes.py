@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ from torch import Tensor
 from veridical.models.logprobs import ResponseLogps
 from veridical.models.rendering import Group
 from veridical.objectives.base import PairLogps, PairLoss
+from veridical.objectives.combined import Combined
 from veridical.objectives.preference import Preference
 from veridical.runtime import processes
 from veridical.runtime.errors import UserError
@@ -87,17 +88,25 @@ def require_whole_batch(objective: Preference, batch_size: int, accumulation: in
     """
     if not objective.over_batch:
         return
+    name, option = _chosen(objective, lambda loss: loss.over_batch)
     if batch_size == 1:
         raise UserError(
-            f"--loss {objective.loss.name} sorts the pairs of a batch; with --batch-size 1 it is "
-            "DPO. Set a larger --batch-size, or --loss dpo."
+            f"{option} {name} sorts the pairs of a batch; with --batch-size 1 it is DPO. Set a "
+            f"larger --batch-size, or dpo in place of {name}."
         )
     if accumulation == 1 and processes.world_size() == 1:
         return
     raise UserError(
-        f"--loss {objective.loss.name} sorts the pairs of a batch, so all pairs of a step have to "
-        "be in one. Set --accumulation 1 with a larger --batch-size, in a single process."
+        f"{option} {name} sorts the pairs of a batch, so all pairs of a step have to be in one. "
+        "Set --accumulation 1 with a larger --batch-size, in a single process."
     )
+
+
+TAKERS = {
+    "beta_factor": "dpo, ddpo, lddpo, fdpo, mdpo or chip",
+    "span_weights": "dpo, ddpo, fdpo, mdpo or chip",
+}
+"""The losses that take a column."""
 
 
 def require_used(objective: Preference, groups: Iterable[Group]) -> None:
@@ -106,22 +115,38 @@ def require_used(objective: Preference, groups: Iterable[Group]) -> None:
     Raises:
         UserError: a row has a factor on beta, weights or further answers, and the loss takes none.
     """
-    name = objective.loss.name
     for group in groups:
-        has, takers = None, "ddpo, fdpo, mdpo or chip"
         if group.beta_factor != 1 and not objective.uses_beta_factors:
-            has, takers = f"the beta_factor {group.beta_factor:g}", f"lddpo, {takers}"
+            refused = _chosen(objective, lambda loss: not loss.uses_beta_factors)
+            has = f"the beta_factor {group.beta_factor:g}"
+            _refuse_column(group.id, "beta_factor", has, refused)
         if group.weights and not objective.uses_weights:
-            has = "span_weights"
-        if has:
-            raise UserError(
-                f"Row {group.id} has {has}, and --loss {name} takes none. Set --loss dpo, "
-                f"{takers}, or leave the column out."
-            )
+            refused = _chosen(objective, lambda loss: not loss.uses_weights)
+            _refuse_column(group.id, "span_weights", "span_weights", refused)
         answers = len(group.response_ids) - (group.contrasts or 0)
-        alone = objective.contrasts > 1 or objective.over_batch or objective.loss.two_answers
-        if answers > 2 and alone:
+        if answers > 2 and any(map(_compares_two, objective.pair_losses)):
+            name, option = _chosen(objective, _compares_two)
             raise UserError(
-                f"Row {group.id} has more_rejected, and --loss {name} compares two answers. Set "
+                f"Row {group.id} has more_rejected, and {option} {name} compares two answers. Set "
                 "--first-rejected-weight 1, which leaves further ones out."
             )
+
+
+def _compares_two(loss: PairLoss) -> bool:
+    """Whether it has no use for further rejected answers."""
+    return loss.contrasts > 1 or loss.over_batch or loss.two_answers
+
+
+def _refuse_column(id: str, column: str, has: str, loss: tuple[str, str]) -> None:
+    name, option = loss
+    raise UserError(
+        f"Row {id} has {has}, and {option} {name} takes none. Set --loss {TAKERS[column]}, or "
+        "leave the column out."
+    )
+
+
+def _chosen(objective: Preference, which: Callable[[PairLoss], bool]) -> tuple[str, str]:
+    """The name of a loss of which something is true, and the option that chose it."""
+    if not isinstance(objective.loss, Combined):
+        return objective.loss.name, "--loss"
+    return next(loss.name for loss in objective.pair_losses if which(loss)), "--terms"
