@@ -212,3 +212,23 @@ def test_pairs_have_the_lengths_that_the_dry_run_orders_them_by(
         rows, width = modules("veridical.models.batching").layout_shape(group, False)
         batch = part.collate(policy, [group], False)
         assert (rows, width) == tuple(batch.inputs["input_ids"].shape)
+
+
+def test_the_tables_of_scale_are_what_their_script_prints(modules: Any) -> None:
+    scale = modules("scale")
+    text = (ROOT / "docs" / "scale.md").read_text()
+    for name, lines in (("stages", scale.stage_lines()), ("machines", scale.machine_lines())):
+        shown = text.split(f"<!-- {name}: begin -->")[1].split(f"<!-- {name}: end -->")[0]
+        assert shown.split("\n")[1:-1] == lines
+
+
+def test_a_stages_hours_are_its_work_its_model_and_its_end(modules: Any) -> None:
+    """Of 64 GPUs, on 8 machines that each read the model, at 50 GB/s together."""
+    scale = modules("scale")
+    loads = 8 * modules("arithmetic").weight_bytes(scale.LLAVA_34B) / 50e9
+    build = scale.Stage("build", 3600.0, alone=100.0, read=1e9)
+    assert build.hours(64) == pytest.approx((3600 / 64 + loads + 100) / 3600)
+    waits = scale.Stage("train", 3600.0, (1.0, 2.0))  # gathering takes twice as long as computing
+    assert waits.hours(64) == pytest.approx((2 * 3600 / 64 + loads) / 3600)
+    reads = scale.Stage("read", 3600.0, read=50e9 * 60)
+    assert reads.hours(64) == pytest.approx((60 + loads) / 3600)
