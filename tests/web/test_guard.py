@@ -63,6 +63,69 @@ def test_only_a_page_of_this_server_changes_something(opened: Opened) -> None:
     assert opened.notes.all()["1"].flagged
 
 
+OWN_ORIGIN, EVIL = "http://127.0.0.1:8600", "https://evil.example"
+FOREIGN: list[dict[str, str]] = [
+    {"origin": EVIL},
+    {"origin": EVIL, "Origin": OWN_ORIGIN},
+    {"origin": EVIL, "referer": f"{OWN_ORIGIN}/s/0"},
+    {"origin": EVIL, "x-forwarded-host": "evil.example", "x-forwarded-proto": "https"},
+    {"origin": EVIL, "x-forwarded-host": "evil.example", "x-forwarded-port": "443"},
+    {"origin": EVIL, "x-original-host": "evil.example", "x-host": "evil.example"},
+    {"origin": EVIL, "forwarded": "for=127.0.0.1;host=evil.example;proto=https"},
+    {"origin": EVIL, "x-forwarded-for": "127.0.0.1", "x-real-ip": "127.0.0.1"},
+    {"origin": EVIL, "x-forwarded-server": "evil.example", "x-forwarded-prefix": "/"},
+    {"referer": f"{EVIL}/page", "x-forwarded-host": "evil.example"},
+    {"referer": f"{OWN_ORIGIN}.evil.example/", "x-forwarded-host": ""},
+    {"origin": OWN_ORIGIN, "referer": f"{EVIL}/"},
+    {"origin": f"{OWN_ORIGIN}.evil.example"},
+    {"origin": f"{OWN_ORIGIN}@evil.example"},
+    {"origin": "http://127.0.0.1:9600"},
+    {"origin": "http://["},
+    {"origin": "null", "x-forwarded-host": ""},
+    {"origin": "null", "host": "", "x-forwarded-host": ""},
+    {"origin": "", "host": ""},
+    {"origin": OWN_ORIGIN, "sec-fetch-site": "cross-site"},
+    {"origin": OWN_ORIGIN, "sec-fetch-site": "same-site"},
+    {"origin": OWN_ORIGIN, "sec-fetch-site": "none"},
+    {"origin": OWN_ORIGIN, "sec-fetch-site": "same-origin", "Sec-Fetch-Site": "cross-site"},
+]
+
+
+@pytest.mark.parametrize("root_path", ["", "/pairs"])
+@pytest.mark.parametrize("tokens", [[], [TOKEN]], ids=["free", "token"])
+def test_no_header_makes_a_page_of_another_site_one_of_this_server(
+    opened: Opened, tokens: list[str], root_path: str
+) -> None:
+    """Each request has the right key and cookie, which a page elsewhere does not know."""
+    asks = client(opened, *tokens, root_path=root_path)
+    own = {"x-veridical-key": KEY, "cookie": f"{Access(dict.fromkeys(tokens, '')).cookie}={TOKEN}"}
+    for forged in FOREIGN:
+        reply = asks.post(root_path + NOTE, {"note": "FUZZ"}, **own, **forged)
+        assert reply.status == 403, forged
+    assert opened.notes.all() == {}
+    for right in ({}, {"origin": OWN_ORIGIN}, {"referer": f"{OWN_ORIGIN}/s/0/row/1?q=a"}):
+        assert asks.post(root_path + NOTE, {"note": "mine"}, **own, **right).status == 200, right
+
+
+@pytest.mark.parametrize(
+    ("given", "status"),
+    [
+        ({"host": "pairs.example"}, 200),
+        ({"host": "127.0.0.1:8600", "sec-fetch-site": "same-origin"}, 200),  # the proxy's own name
+        ({"host": "127.0.0.1:8600", "x-forwarded-host": "pairs.example"}, 403),
+    ],
+)
+def test_pages_behind_a_proxy_with_tls_change_something(
+    opened: Opened, given: dict[str, str], status: int
+) -> None:
+    asks = client(opened, TOKEN, root_path="/pairs")
+    own = {"x-veridical-key": KEY, "origin": "https://pairs.example",
+           "cookie": f"{Access({TOKEN: ''}).cookie}={TOKEN}"}  # fmt: skip
+    reply = asks.post("/pairs" + NOTE, {"flagged": True}, **own, **given)
+    assert reply.status == status
+    assert status == 200 or "`Host`" in reply.text
+
+
 def test_a_body_longer_than_it_says_is_cut_off(opened: Opened) -> None:
     body = json.dumps({"note": "x" * 2 * MOST_BYTES}).encode()
     try:

@@ -3,7 +3,8 @@
 - Without a token only this machine's own names are served (another name in `Host` is how a page
   elsewhere would reach a server on this machine). With one, a request needs it: in the address
   once, then in a cookie that scripts can't read.
-- What changes something is refused unless it comes from a page of this server, with its key.
+- What changes something is refused unless it comes from a page of this server, with its key. No
+  header that others than the browser set (`X-Forwarded-Host`) decides that.
 - A request has at most `MOST_BYTES`.
 """
 
@@ -17,7 +18,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from http.cookies import CookieError, SimpleCookie
 from typing import TYPE_CHECKING
-from urllib.parse import parse_qsl, quote, urlencode, urlsplit
+from urllib.parse import parse_qsl, quote, urlencode
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -118,17 +119,35 @@ class Guard:
             return 411, "What is sent must say its length."
         if int(headers["content-length"]) > MOST_BYTES:
             return 413, f"What is sent may have {MOST_BYTES:,} bytes."
-        site = headers.get("sec-fetch-site", "same-origin")
-        origin = headers.get("origin")
-        # A proxy may have put its own name into `Host`. Pages elsewhere can't send the other.
-        own = {host, headers.get("x-forwarded-host", host)}
-        if site != "same-origin" or (origin is not None and urlsplit(origin).netloc not in own):
-            return 403, "A page of another site may not change anything here."
+        if self._is_foreign(headers):
+            return 403, (
+                "A page of another site may not change anything here. A proxy between has to pass "
+                "`Host` on."
+            )
         if headers.get("content-type", "").partition(";")[0].strip() != "application/json":
             return 415, "What is sent must be JSON."
         if not hmac.compare_digest(headers.get(KEY_HEADER, "").encode(), self.access.key.encode()):
             return 403, "The page is of an earlier start of this server. Load it again."
         return None
+
+    def _is_foreign(self, headers: Mapping[str, str]) -> bool:
+        """Whether a page of another server asks for a change.
+
+        A page can set neither `Sec-Fetch-Site` nor `Origin` nor `Referer`: the browser does. A
+        request without any of them is not from a page. What a proxy adds (`X-Forwarded-Host`) is
+        not read, since anybody can add it too.
+        """
+        site = headers.get("sec-fetch-site", "")
+        if site not in ("", "same-origin"):
+            return True
+        if site and self.access.tokens:  # a proxy may have changed `Host`
+            return False
+        schemes = ("http", "https") if self.access.tokens else ("http",)
+        own = [f"{scheme}://{headers.get('host', '')}" for scheme in schemes]
+        origin, referrer = headers.get("origin"), headers.get("referer")
+        if origin is not None and origin not in own:
+            return True
+        return referrer is not None and not referrer.startswith(tuple(f"{one}/" for one in own))
 
     def _who(self, scope: Scope, headers: Mapping[str, str]) -> tuple[str | None, str]:
         """Who asks, and the token where the address has it."""
@@ -159,9 +178,13 @@ class Guard:
 
 
 def _headers(scope: Scope) -> dict[str, str]:
-    return {
-        name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]
-    }
+    """Headers by name; one that is sent twice has both values, so that neither passes for it."""
+    found: dict[str, str] = {}
+    for raw_name, raw_value in scope["headers"]:
+        name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1")
+        joint = "; " if name == "cookie" else ", "
+        found[name] = f"{found[name]}{joint}{value}" if name in found else value
+    return found
 
 
 def _limited(receive: Receive) -> Receive:
