@@ -8,13 +8,17 @@ import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs
 
 import pytest
 
 from veridical.cli.dispatch import main
 from veridical.report import figures, write_report
 from veridical.runtime.errors import UserError
+from veridical.runtime.files import write_jsonl
 from veridical.scoring.object_scores import CHAIR
+from veridical.web.query import read_query
+from veridical.web.sets import open_sets
 
 ATTACK = '<script>alert("x")</script><img src=x onerror=alert(1)>'
 SECTIONS = ("results", "images", "training", "pairs", "proofs", "done")
@@ -69,7 +73,7 @@ def test_the_page_is_self_contained(demo: Path) -> None:
     page = Page(path)
     assert path == demo / "report.html"
     assert set(page.tags).isdisjoint({"script", "link", "iframe", "object", "embed", "base"})
-    viewed = "http://127.0.0.1:8600/s/0?"  # a link to follow, which loads nothing
+    viewed = "http://127.0.0.1:8600/s/"  # a link to follow, which loads nothing
     own_or_viewed = ("data:image/", "#", viewed)
     links = [own for own in page.references if not own.startswith(own_or_viewed)]
     assert links == [f"eval/{arm}/chair/answers.jsonl" for arm in ("base", "sft", "bdhs")]
@@ -88,10 +92,37 @@ def test_each_metric_leads_to_its_answers(demo: Path) -> None:
     assert "http://127.0.0.1:8600/s/0?sort=change_chair_i&down=1" in viewed
     assert "http://127.0.0.1:8600/s/0?sort=change_recall" in viewed  # higher is better
     assert "Answers behind Hallucinated mentions" in " ".join(page.labels)
-    folders = " ".join(str(demo / "eval" / arm / "chair") for arm in ("base", "sft", "bdhs"))
-    assert f"veridical view {folders}" in page.text
-    assert f"veridical view {demo / 'pairs'} shows all" in page.text
+    assert page.text.count(f"veridical view {demo / 'report.html'}") == 2
     assert "faint on purpose" not in page.text
+
+
+@pytest.mark.usefixtures("no_plots")
+def test_one_command_opens_every_set_that_the_page_links_to(demo: Path, tmp_path: Path) -> None:
+    for arm in ("base", "bdhs"):
+        asked = {"question_id": 1, "image_id": "1", "question": "A dog?", "label": "no",
+                 "split": "random", "answer": arm, "parsed": "no"}  # fmt: skip
+        write_jsonl(demo / "eval" / arm / "pope" / "answers.jsonl", [asked])
+    page = write_report([demo])
+    moved = demo.rename(tmp_path / "moved") / page.name
+    sets = open_sets([moved], None, None, None)
+    assert [one.name for one in sets] == [
+        "CHAIR: base, sft and bdhs", "POPE: base and bdhs", "pairs",
+    ]  # fmt: skip
+    fields = [next(one.rows()).fields for one in sets]
+    links = [own for own in Page(moved).references if own.startswith("http:")]
+    places = set()
+    for link in links:
+        place, _, query = link.removeprefix("http://127.0.0.1:8600/s/").partition("?")
+        sort = read_query(parse_qs(query)).sort
+        assert not sort or sort in fields[int(place)], link
+        places.add(int(place))
+    assert places == {0, 1, 2}
+    shutil.rmtree(moved.parent / "pairs")
+    with pytest.raises(UserError, match="is not there"):
+        open_sets([moved], None, None, None)
+    (tmp_path / "other.html").write_text("<meta name='veridical-sets' content='[[1]]'>")
+    with pytest.raises(UserError, match="names no answers or pairs"):
+        open_sets([tmp_path / "other.html"], None, None, None)
 
 
 @pytest.mark.usefixtures("no_plots")

@@ -145,6 +145,14 @@ def test_rows_are_found_filtered_and_sorted_by_the_address(
     assert shown(application(pairs), f"/s/0?{query}") == expected
 
 
+def test_an_order_by_a_field_that_no_row_has_says_so(pairs: Path) -> None:
+    """As where a metric, such as an area under a curve, has no value for one answer."""
+    client = application(pairs)
+    assert "No row has the field auc," in client.get("/s/0?sort=auc").text
+    for sort in ("", "row", "id", "logp_gap"):
+        assert "No row has" not in client.get(f"/s/0?sort={sort}").text
+
+
 @pytest.mark.parametrize("query", ["page=0", "page=x", "marked=x", "where=x", "where=x=1&" * 13])
 def test_an_address_that_makes_no_sense_is_refused(pairs: Path, query: str) -> None:
     assert application(pairs).get(f"/s/0?{query}").status in (400, 200 if "&" in query else 400)

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import os
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import quote, urlencode
+from urllib.parse import quote
 
 from veridical.report.folders import Part
 from veridical.runtime.descriptions import BenchmarkDescription, MetricDescription
-from veridical.runtime.pages import VIEW_PORT, answer_field
+from veridical.runtime.pages import answer_field, viewed_address
 from veridical.runtime.run_files import ANSWERS
 
 SCENES = "scenes.json"
 """The file that `veridical world make` writes beside its images."""
 MOST_VIEWED = 6
-"""Runs that a command names at most: more answers do not fit side by side."""
+"""Runs that are shown side by side at most: more answers do not fit."""
 
 
 @dataclass(frozen=True)
@@ -28,14 +28,16 @@ class AnswerFiles:
         anchor: of the place on the page.
         title: of the benchmark.
         files: each run's name with the address of its file, relative to the page.
-        command: that shows them side by side.
+        address: of the answers side by side, while `veridical view` of the page runs.
+        beside: of how many runs, the first ones.
         metrics: each metric's name with where its answers are.
     """
 
     anchor: str
     title: str
     files: list[tuple[str, str]]
-    command: str
+    address: str
+    beside: int
     metrics: dict[str, MetricAnswers]
 
 
@@ -46,7 +48,7 @@ class MetricAnswers:
     Attributes:
         anchor: of the place on the page.
         label: of the metric.
-        address: of the answers sorted by it, worst first, while the command runs.
+        address: of the answers sorted by it, worst first.
     """
 
     anchor: str
@@ -68,40 +70,70 @@ def answer_files(
         metrics: that the page shows, each as "benchmark/metric".
         page: the page's file.
     """
-    found: dict[str, list[Part]] = {}
-    for part in parts:
-        if part.kind == "eval" and (part.folder / ANSWERS.name).is_file():
-            found.setdefault(part.benchmark, []).append(part)
     return {
         name: AnswerFiles(
             f"answers-{name}",
             benchmarks[name].title if name in benchmarks else name,
             [(part.name, _address(part.folder / ANSWERS.name, page)) for part in own],
-            "veridical view " + " ".join(shlex.quote(str(p.folder)) for p in own[:MOST_VIEWED]),
+            viewed_address(place),
+            min(len(own), MOST_VIEWED),
             {
-                metric.name: _metric_answers(name, metric, len(own[:MOST_VIEWED]))
+                metric.name: _metric_answers(place, name, metric, min(len(own), MOST_VIEWED))
                 for metric in (benchmarks[name].metrics if name in benchmarks else ())
                 if f"{name}/{metric.name}" in metrics
             },
         )
-        for name, own in found.items()
+        for place, (name, own) in enumerate(_answered(parts).items())
     }
 
 
-def _metric_answers(benchmark: str, metric: MetricDescription, runs: int) -> MetricAnswers:
+def _answered(parts: Sequence[Part]) -> dict[str, list[Part]]:
+    """The evaluations whose answers are there, by benchmark."""
+    found: dict[str, list[Part]] = {}
+    for part in parts:
+        if part.kind == "eval" and (part.folder / ANSWERS.name).is_file():
+            found.setdefault(part.benchmark, []).append(part)
+    return found
+
+
+def _metric_answers(
+    place: int, benchmark: str, metric: MetricDescription, runs: int
+) -> MetricAnswers:
     query = {"sort": answer_field(metric.name, runs)}
     if metric.better != "higher":
         query["down"] = "1"
-    return MetricAnswers(
-        f"answers-{benchmark}-{metric.name}",
-        metric.label,
-        f"http://127.0.0.1:{VIEW_PORT}/s/0?{urlencode(query)}",
-    )
+    anchor = f"answers-{benchmark}-{metric.name}"
+    return MetricAnswers(anchor, metric.label, viewed_address(place, query))
+
+
+def viewed_sets(parts: Sequence[Part], page: Path) -> str:
+    """The folders of each set that `veridical view` of the page opens, as JSON.
+
+    Answers come first, in the order of `answer_files`, then pairs. Folders are relative to the
+    page, so that both can be moved together.
+    """
+    sets = [own[:MOST_VIEWED] for own in _answered(parts).values()]
+    sets += [[part] for part in _builds(parts)]
+    return json.dumps([[_way(part.folder, page) for part in own] for own in sets])
+
+
+def pairs_addresses(parts: Sequence[Part]) -> dict[Path, str]:
+    """Where each build's pairs are shown, by its folder."""
+    first = len(_answered(parts))
+    builds = enumerate(_builds(parts), start=first)
+    return {part.folder: viewed_address(place) for place, part in builds}
+
+
+def _builds(parts: Sequence[Part]) -> list[Part]:
+    return [part for part in parts if part.kind == "build"]
 
 
 def _address(file: Path, page: Path) -> str:
-    way = os.path.relpath(file.resolve(), page.resolve().parent)
-    return quote("/".join(Path(way).parts))
+    return quote(_way(file, page))
+
+
+def _way(path: Path, page: Path) -> str:
+    return Path(os.path.relpath(path.resolve(), page.resolve().parent)).as_posix()
 
 
 def is_drawn(part: Part) -> bool:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from veridical.report import sections, tables
-from veridical.report.answer_files import answer_files, is_drawn
+from veridical.report.answer_files import answer_files, is_drawn, pairs_addresses, viewed_sets
 from veridical.report.figures import metric_plots
 from veridical.report.folders import Part, find_parts
 from veridical.report.headline import headline
@@ -87,6 +88,7 @@ def _page(parts: Sequence[Part], runs: Sequence[Path], out: Path) -> dict[str, o
     pair_sets = sections.pair_sets(parts, results)
     sentence, lead = _headline(results, trainings, pair_sets)
     note, examples = _examples(parts, results)
+    viewed = pairs_addresses(parts)
     clusters = max((v.clusters for values in results.values.values() for v in values), default=0)
     return {
         "headline": sentence,
@@ -110,13 +112,18 @@ def _page(parts: Sequence[Part], runs: Sequence[Path], out: Path) -> dict[str, o
         "several_seeds": any(len(values) > 1 for values in results.values.values()),
         "metric_plots": metric_plots(results),
         "answers": answer_files(parts, results.benchmarks, results.metrics, out),
+        "viewed_sets": viewed_sets(parts, out),
+        "view": f"veridical view {shlex.quote(str(out))}",
         "drawn": any(map(is_drawn, parts)),
         "examples": examples.chosen if examples else [],
         "examples_note": note,
         "examples_prompt": _shared_prompt(examples),
         "trainings": [_training(item) for item in trainings],
         "trainings_open": TRAININGS_OPEN,
-        "pairs": [{**vars(item), "sentence": sections.built(item)} for item in pair_sets],
+        "pairs": [
+            {**vars(item), "sentence": sections.built(item), "address": viewed[item.folder]}
+            for item in pair_sets
+        ],
         "pairs_open": PAIRS_OPEN,
         "steps": [_step(step) for step in steps(parts)],
         "steps_open": STEPS_OPEN,

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pyarrow.dataset
@@ -72,8 +72,7 @@ class ShownPairs:
     guided: bool
     shown: list[ShownPair]
     summary: SummaryFile
-    view: str
-    """The command that shows all of them."""
+    folder: Path
 
 
 # --- what was done -------------------------------------------------------------------------
@@ -223,8 +222,7 @@ def pairs(part: Part, count: int = PAIRS_SHOWN, seed: int = 0) -> ShownPairs:
     guided = any(segment.kind == "completed" for pair in shown for segment in pair.rejected)
     common = None if reasons is None else reasons.most_common()
     summary: SummaryFile = part.read(SUMMARY) or {}
-    view = f"veridical view {shlex.quote(str(part.folder))}"
-    return ShownPairs(part.name, total, common, guided, shown, summary, view)
+    return ShownPairs(part.name, total, common, guided, shown, summary, part.folder)
 
 
 def _pair(row: Mapping[str, Any], part: Part) -> ShownPair:

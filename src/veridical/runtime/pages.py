@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -12,6 +14,18 @@ from veridical.runtime.files import read_text, refuse_to_replace, write_text_ato
 STYLE = Path(__file__).with_name("style.css")
 VIEW_PORT = 8600
 """Where `veridical view` and `veridical label` listen if nothing else is said."""
+VIEWED_SETS = "veridical-sets"
+"""The element `meta` of a report that names the sets its links lead to, for `veridical view`."""
+
+
+def viewed_address(place: int, query: Mapping[str, str] | None = None) -> str:
+    """Where `veridical view` shows a set while it runs on this machine.
+
+    Args:
+        place: of the set among those that it opens, from 0.
+        query: what of it, and in which order.
+    """
+    return f"http://127.0.0.1:{VIEW_PORT}/s/{place}" + (f"?{urlencode(query)}" if query else "")
 
 
 def answer_field(metric: str, runs: int) -> str:

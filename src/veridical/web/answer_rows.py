@@ -37,6 +37,26 @@ def is_evaluation(folder: Path) -> bool:
     return (folder / ANSWERS).is_file()
 
 
+def by_benchmark(folders: Sequence[Path]) -> dict[str, list[Path]]:
+    """Evaluations by the title of their benchmark, since only answers to the same stand together.
+
+    One that was cut off before it had scores belongs to the others if these are of one benchmark.
+
+    Raises:
+        UserError: a file can't be read.
+    """
+    titles = [
+        SCORES.read(folder)["benchmark"]["title"] if (folder / SCORES.name).is_file() else ""
+        for folder in folders
+    ]
+    known = {title for title in titles if title}
+    default = known.pop() if len(known) == 1 else ""
+    found: dict[str, list[Path]] = {}
+    for folder, title in zip(folders, titles, strict=True):
+        found.setdefault(title or default, []).append(folder)
+    return found
+
+
 def run_names(folders: Sequence[Path]) -> list[str]:
     """A name for each folder: as many of its last parts as tell it from the others."""
     parts = [folder.resolve().parts for folder in folders]
@@ -62,28 +82,14 @@ def shown_answers(folders: Sequence[Path], root: Path | None) -> Iterator[ShownR
         root: the folder of the images; if None, where the runs' records say they are.
 
     Raises:
-        UserError: they are of different benchmarks, or a file can't be read.
+        UserError: a file can't be read.
     """
-    _same_benchmark(folders)
     names = run_names(folders)
     runs = [_rows(folder) for folder in folders]
     for number, key in enumerate(dict.fromkeys(key for run in runs for key in run), start=1):
         own = {name: run[key] for name, run in zip(names, runs, strict=True) if key in run}
         place = next(i for i, run in enumerate(runs) if key in run)
         yield _row(number, key, own, names, folders[place], root)
-
-
-def _same_benchmark(folders: Sequence[Path]) -> None:
-    found = {
-        SCORES.read(folder)["benchmark"]["name"]
-        for folder in folders
-        if (folder / SCORES.name).is_file()
-    }
-    if len(found) > 1:
-        raise UserError(
-            f"These runs are of different benchmarks ({', '.join(sorted(found))}); their answers "
-            "can't stand side by side. Name runs of one."
-        )
 
 
 def _rows(folder: Path) -> dict[str, dict[str, Any]]:

@@ -21,12 +21,20 @@ from veridical.data.vocabulary import read_vocabulary
 from veridical.inspection.gap_file import read_gaps
 from veridical.inspection.rows import recognize_kind
 from veridical.report.folders import find_parts
+from veridical.report.wording import joined
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import check_file
 from veridical.runtime.run_files import DETAILS, SCORES
 from veridical.runtime.run_record import RECORD, read_fields
-from veridical.web.answer_rows import ANSWERS, is_evaluation, run_names, shown_answers
+from veridical.web.answer_rows import (
+    ANSWERS,
+    by_benchmark,
+    is_evaluation,
+    run_names,
+    shown_answers,
+)
 from veridical.web.record_rows import Marking, shown_records
+from veridical.web.report_sets import is_report, report_sets
 from veridical.web.shown_rows import Mark, ShownImage, ShownRow
 
 FILES = ("pairs.parquet", "samples.parquet", "conversations.parquet", "records.parquet")
@@ -165,30 +173,49 @@ class ViewedSet:
 def open_sets(
     paths: Sequence[Path], root: Path | None, objects: Path | None, vocabulary: Path | None
 ) -> list[ViewedSet]:
-    """The sets that the words of the command line name; evaluations become one set together.
+    """The sets that the words of the command line name.
+
+    Evaluations by one benchmark become one set together. A report's sets come first, in its order,
+    so that its links lead to them.
 
     Raises:
         UserError: a path is none of them, or `objects` can't be read.
     """
     marking = None if objects is None else object_marking(objects, vocabulary)
     marked_by = tuple(path for path in (objects, vocabulary) if path is not None)
+    found: list[ViewedSet] = []
+    for path in filter(is_report, paths):
+        for folders in report_sets(path):
+            found += _open_sets(folders, root, marking, marked_by)
+    own = [path for path in paths if not is_report(path)]
+    return found + _open_sets(own, root, marking, marked_by)
+
+
+def _open_sets(
+    paths: Sequence[Path], root: Path | None, marking: Marking | None, marked_by: tuple[Path, ...]
+) -> list[ViewedSet]:
     evaluations = [path for path in paths if path.is_dir() and is_evaluation(path)]
+    answered = {own[0]: (title, own) for title, own in by_benchmark(evaluations).items()}
     found: list[ViewedSet] = []
     for path in paths:
-        if path in evaluations:
-            if path == evaluations[0]:
-                files = tuple(one / ANSWERS for one in evaluations)
-                name = " and ".join(run_names(evaluations))
-                beside = [one / name for one in evaluations for name in BESIDE]
-                read = tuple(path for path in beside if path.is_file())
-                found.append(ViewedSet(name, "answers", files, root, marked_by=read))
-            continue
-        file = _record_file(path)
-        kind = recognize_kind(file)
-        own = file.parent if root is None else root
-        name = path.name if path.is_dir() else file.name
-        found.append(ViewedSet(name, kind, (file,), own, kind, marking, marked_by))
+        if path in answered:
+            found.append(_answers(*answered[path], root))
+        elif path not in evaluations:
+            file = _record_file(path)
+            kind = recognize_kind(file)
+            own = file.parent if root is None else root
+            name = path.name if path.is_dir() else file.name
+            found.append(ViewedSet(name, kind, (file,), own, kind, marking, marked_by))
     return found
+
+
+def _answers(title: str, folders: Sequence[Path], root: Path | None) -> ViewedSet:
+    """The answers of evaluations by one benchmark."""
+    files = tuple(folder / ANSWERS for folder in folders)
+    runs = joined(run_names(folders))
+    beside = [folder / name for folder in folders for name in BESIDE]
+    read = tuple(path for path in beside if path.is_file())
+    return ViewedSet(f"{title}: {runs}" if title else runs, "answers", files, root, marked_by=read)
 
 
 def with_gaps(viewed: ViewedSet, path: Path) -> ViewedSet:

@@ -31,10 +31,10 @@ def view(
     Images, prompt and answers stand side by side, with the words in which they differ marked. Rows
     can be searched, filtered, sorted, flagged and noted. Flags are kept in `SET.notes.jsonl` beside
     the set; `veridical build compose --without-flagged` reads that file. Several evaluations of one
-    benchmark stand side by side.
+    benchmark stand side by side. The page of a report opens all answers and pairs it links to.
 
     Args:
-        sets: files of records, folders of builds, or folders of evaluations.
+        sets: files of records, folders of builds or evaluations, or the page of a report.
         serving: where the page is.
         object_files: what is in the images, to mark what answers make up.
         images_root: what image paths are relative to and must stay under; the set's own folder if

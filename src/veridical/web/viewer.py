@@ -17,7 +17,7 @@ from veridical.runtime.errors import UserError
 from veridical.web import pages
 from veridical.web.cards import card_of, sets_legend
 from veridical.web.guard import Access, Guard
-from veridical.web.index import Index
+from veridical.web.index import MOST_FIELDS, Index
 from veridical.web.notes import LONGEST_NOTE, Notes
 from veridical.web.pictures import SIZES, Pictures, encoded
 from veridical.web.query import MARKED, OPERATORS, Query, read_query
@@ -200,13 +200,16 @@ def _list_values(sets: list[Opened], place: int, one: Opened, query: Query) -> d
         card_of(row, whole=False)
         for row in one.index.rows(numbers[first : first + ROWS_A_PAGE].tolist())
     ]
+    fields = one.index.fields()
+    known = {"", "row", "number", "id", "problem", *fields}
     return {
         **_common(sets, place, one, query),
         "cards": cards,
         "found": len(numbers),
         "page": page,
         "pages": pages_there,
-        "fields": one.index.fields(),
+        "fields": fields,
+        "unsorted": "" if query.sort in known or len(fields) >= MOST_FIELDS else query.sort,
         "operators": OPERATORS,
         "marked": MARKED,
         "marks": sets_legend(cards),
