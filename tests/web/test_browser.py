@@ -13,10 +13,13 @@ import subprocess
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import pytest
 import uvicorn
@@ -54,10 +57,41 @@ def browser() -> Iterator[Any]:
         found.close()
 
 
+@dataclass
+class Traffic:
+    """What a page said and asked, for the message of a test that gives up on it."""
+
+    pending: dict[Any, str] = field(default_factory=dict)
+    ended: deque[str] = field(default_factory=lambda: deque(maxlen=12))
+
+    def follow(self, page: Any) -> None:
+        page.on("console", lambda said: self.ended.append(f"console: {said.text}"))
+        page.on("pageerror", lambda error: self.ended.append(f"error: {error}"))
+        page.on("request", self.begin)
+        page.on("requestfinished", lambda one: self.end(one, "finished"))
+        page.on("requestfailed", lambda one: self.end(one, f"failed, {one.failure}"))
+
+    @property
+    def summary(self) -> str:
+        pending = [f"pending: {one}" for one in self.pending.values()]
+        return "\n".join([*pending, *self.ended])
+
+    def begin(self, request: Any) -> None:
+        self.pending[request] = f"{request.method} {request.url}"
+
+    def end(self, request: Any, how: str) -> None:
+        self.ended.append(f"{self.pending.pop(request, request.url)}: {how}")
+
+
+TRAFFIC: WeakKeyDictionary[Any, Traffic] = WeakKeyDictionary()
+
+
 def tab(browser: Any, **look: Any) -> Any:
     """An empty page that waits with patience."""
     page = browser.new_page(**look)
     page.set_default_timeout(PATIENCE * 1000)
+    TRAFFIC[page] = Traffic()
+    TRAFFIC[page].follow(page)
     return page
 
 
@@ -157,16 +191,21 @@ def faults(page: Any) -> list[str]:
 
 def until(page: Any, expression: str) -> None:
     """Wait until something holds on a page. The pages' policy forbids Playwright's own way."""
-    deadline = time.monotonic() + PATIENCE
+    deadline, problem = time.monotonic() + PATIENCE, ""
     while time.monotonic() < deadline:
         try:
             if page.evaluate(expression):
                 return
-        except sync_api.Error:
-            pass  # between two pages
-        time.sleep(0.03)
-    shown = page.inner_text("body")[-300:]
-    raise AssertionError(f"{page.url}: {expression} did not come true; it shows {shown!r}")
+            problem = ""
+        except sync_api.Error as error:
+            problem = str(error)  # between two pages
+        page.wait_for_timeout(30)  # which lets events in, unlike time.sleep
+    told = [f"{page.url}: {expression} did not come true", problem, TRAFFIC[page].summary]
+    with suppress(sync_api.Error):
+        told.append(
+            page.evaluate("document.readyState + ': ' + document.documentElement.outerHTML")
+        )
+    raise AssertionError("\n".join(told))
 
 
 def press(page: Any, key: str) -> None:
@@ -188,6 +227,7 @@ def test_pairs_are_found_flagged_and_labeled_by_keys(
         in_thread(["label", str(pairs), "--out", str(out), *people], monkeypatch) as label,
     ):
         look_at_every_page(browser, view, label, sample.as_uri())
+        post_from_another_site(browser, view, tmp_path / "pairs.notes.jsonl")
         flag_and_note(browser, view, tmp_path / "pairs.notes.jsonl")
         compare(browser, label, out)
 
@@ -208,6 +248,28 @@ def look_at_every_page(browser: Any, view: str, label: str, sample: str) -> None
             assert page.evaluate("document.documentElement.scrollWidth") <= width
         page.close()
     assert said == []
+
+
+def post_from_another_site(browser: Any, view: str, notes: Path) -> None:
+    """A form is what a page elsewhere can send without asking; Chromium asks before the rest."""
+    page = tab(browser)
+    page.route(
+        "http://evil.example/**",
+        lambda route: route.fulfill(body="<form method=post>", content_type="text/html"),
+    )
+    page.goto("http://evil.example/page")
+    form = """address => {
+      const form = document.forms[0], field = document.createElement('input');
+      [form.enctype, form.action] = ['text/plain', address];
+      [field.name, field.value] = ['{"flagged": true, "x": "', '"}'];
+      form.append(field);
+      form.submit();
+    }"""
+    with page.expect_response("**/note") as reply:
+        page.evaluate(form, f"{view}/s/0/row/2/note")
+    assert reply.value.status == 403
+    assert not notes.exists()
+    page.close()
 
 
 def flag_and_note(browser: Any, view: str, notes: Path) -> None:
@@ -237,7 +299,11 @@ def compare(browser: Any, label: str, out: Path) -> None:
     for key in ("w", "ArrowRight", " ", "Escape"):
         page.keyboard.press(key)
     page.wait_for_selector(".word.wrong")
-    for key in ("1", "u", "2", "3", "1", "5", "4"):
+    # A server that ends within its answer once left an empty page.
+    page.route("**/a/me", lambda route: route.abort("connectionreset"), times=1)
+    press(page, "1")
+    assert page.url == f"{label}/a/me"
+    for key in ("u", "2", "3", "1", "5", "4"):
         press(page, key)
     store = LabelStore(out / "labels.sqlite")
     first = store.dealt["me"][0]
@@ -278,8 +344,7 @@ def test_a_server_that_is_killed_ten_times_loses_and_doubles_nothing(
         else:
             page.keyboard.press(key)
         until(page, "document.readyState === 'complete' && document.body.dataset.shown !== 'old'")
-        if page.url.startswith("chrome-error"):  # it was loading the next page, all was stored
-            page.goto(f"{server.address}/a/{name}")
+        assert page.url == f"{server.address}/a/{name}"
         given[name].append(f"{shown}={key}")
     store = LabelStore(out / "labels.sqlite")
     for name, answers in given.items():

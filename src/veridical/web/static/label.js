@@ -1,12 +1,10 @@
 // Answers, marks and undo of `veridical label`.
 "use strict";
 (() => {
-  document.querySelectorAll(".unready").forEach((one) => one.remove());
-  const page = document.body.dataset;
   const meta = document.querySelector('meta[name="veridical-key"]');
-  const toast = document.querySelector(".toast:not(.unready)");
-  let shown = 0;
-  let since = performance.now();
+  const script = document.currentScript.src;
+  // Of the page that is shown; `begin` sets them.
+  let page, task, texts, shown, since, leaving;
 
   document.addEventListener("visibilitychange", () => {
     if (document.hidden) shown += performance.now() - since;
@@ -15,6 +13,7 @@
   const seconds = () => (shown + (document.hidden ? 0 : performance.now() - since)) / 1000;
 
   function tell(text) {
+    const toast = document.querySelector(".toast:not(.unready)");
     toast.textContent = text;
     toast.hidden = !text;
   }
@@ -23,37 +22,62 @@
   const newKey = () =>
     [...crypto.getRandomValues(new Uint8Array(16))].map((one) => one.toString(16)).join("-");
 
-  // Sends the same event until the server has said that it is stored.
-  async function post(address, content) {
+  // Asks until the server has answered whole; null if it refuses.
+  async function ask(address, options, failed) {
     for (let pause = 300; ; pause = Math.min(2 * pause, 4000)) {
       let reply = null;
       let told = "";
       try {
-        reply = await fetch(address, {
-          method: "POST",
-          headers: { "content-type": "application/json", "x-veridical-key": meta.content },
-          body: JSON.stringify(content),
-        });
+        reply = await fetch(address, options);
         told = await reply.text();
       } catch (error) {
         reply = null; // the server does not answer, or stopped while it did
       }
       if (reply && reply.ok) {
         tell("");
-        return JSON.parse(told);
+        return told;
       }
       if (reply && reply.status < 500) {
-        tell(`Not stored: ${told}`);
+        tell(`${failed}: ${told}`);
         return null;
       }
       const why = reply ? told.slice(0, 300) : "the server does not answer.";
-      tell(`Not stored yet: ${why} Trying again; keep this page open.`);
+      tell(`${failed} yet: ${why} Trying again; keep this page open.`);
       await wait(pause);
     }
   }
 
+  // The same event, with its key, until the server has said that it is stored.
+  async function post(address, content) {
+    const told = await ask(address, {
+      method: "POST",
+      headers: { "content-type": "application/json", "x-veridical-key": meta.content },
+      body: JSON.stringify(content),
+    }, "Not stored");
+    return told === null ? null : JSON.parse(told);
+  }
+
+  // The next comparison, in place. To load it as a page would leave an empty one where the server
+  // ends within its answer.
+  async function next() {
+    const told = await ask(location.href, {}, "Stored, but the next comparison does not come");
+    const found = told && new DOMParser().parseFromString(told, "text/html");
+    const own = found && found.querySelector("script");
+    if (!own || own.src !== script) {
+      location.reload(); // a refusal, or the page of another version
+      return;
+    }
+    document.title = found.title;
+    meta.content = found.querySelector('meta[name="veridical-key"]').content;
+    document.body = document.adoptNode(found.body);
+    scrollTo(0, 0);
+    begin();
+    const question = document.querySelector("h1");
+    question.tabIndex = -1;
+    question.focus({ preventScroll: true }); // where a screen reader goes on
+  }
+
   let busy = Promise.resolve();
-  let leaving = false;
   function send(content) {
     busy = busy.then(() => post(page.post, { key: newKey(), ...content }));
     return busy;
@@ -65,31 +89,14 @@
     const buttons = [...document.querySelectorAll("button:enabled")];
     buttons.forEach((button) => (button.disabled = true));
     if (await send(content)) {
-      location.reload();
+      await next();
       return;
     }
     leaving = false;
     buttons.forEach((button) => (button.disabled = false));
   }
 
-  const task = Number(page.task);
-  document.querySelectorAll("[data-value]").forEach((button) =>
-    button.addEventListener("click", () =>
-      leave({ task, step: page.step, value: button.dataset.value, seconds: seconds() })));
-  const undo = document.querySelector("#undo");
-  if (undo) undo.addEventListener("click", () => leave({ step: "undo" }));
-
-  const write = document.querySelector("#export");
-  if (write)
-    write.addEventListener("click", async () => {
-      write.disabled = true;
-      const reply = await post(write.dataset.post, {});
-      document.querySelector("#told").textContent = reply ? reply.told : "";
-      write.disabled = false;
-    });
-
   // Marks: tapped, or by keys once `w` has put the focus on a word.
-  const texts = [...document.querySelectorAll(".words")];
   function marks() {
     const found = {};
     for (const text of texts)
@@ -102,11 +109,6 @@
     if (word.hasAttribute("aria-pressed")) word.setAttribute("aria-pressed", String(wrong));
     if (!leaving) send({ task, step: "marks", value: marks(), seconds: 0 });
   }
-  texts.forEach((text) =>
-    text.addEventListener("click", (event) => {
-      const word = event.target.closest(".word");
-      if (word && String(getSelection()) === "") toggle(word);
-    }));
   function visit(word) {
     document.querySelectorAll(".word[tabindex]").forEach((one) => one.removeAttribute("tabindex"));
     word.tabIndex = -1;
@@ -130,7 +132,7 @@
     return true;
   }
 
-  document.querySelectorAll(".compared img").forEach((image) => {
+  function watch(image) {
     const pixels = () => image.classList.toggle("pixels", image.naturalWidth <= 96);
     const missing = async () => {
       const text = document.createElement("div");
@@ -142,7 +144,35 @@
     image.addEventListener("load", pixels);
     image.addEventListener("error", missing);
     if (image.complete) image.naturalWidth ? pixels() : missing();
-  });
+  }
+
+  // Makes the page that came ready.
+  function begin() {
+    document.querySelectorAll(".unready").forEach((one) => one.remove());
+    page = document.body.dataset;
+    task = Number(page.task);
+    texts = [...document.querySelectorAll(".words")];
+    [shown, since, leaving] = [0, performance.now(), false];
+    document.querySelectorAll("[data-value]").forEach((button) =>
+      button.addEventListener("click", () =>
+        leave({ task, step: page.step, value: button.dataset.value, seconds: seconds() })));
+    const undo = document.querySelector("#undo");
+    if (undo) undo.addEventListener("click", () => leave({ step: "undo" }));
+    const write = document.querySelector("#export");
+    if (write)
+      write.addEventListener("click", async () => {
+        write.disabled = true;
+        const reply = await post(write.dataset.post, {});
+        document.querySelector("#told").textContent = reply ? reply.told : "";
+        write.disabled = false;
+      });
+    texts.forEach((text) =>
+      text.addEventListener("click", (event) => {
+        const word = event.target.closest(".word");
+        if (word && String(getSelection()) === "") toggle(word);
+      }));
+    document.querySelectorAll(".compared img").forEach(watch);
+  }
 
   document.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
@@ -163,4 +193,6 @@
     }
     event.preventDefault();
   });
+
+  begin();
 })();
