@@ -86,6 +86,7 @@ COMMANDS: dict[str, list[str]] = {
     "train reward": [*MODEL, "--data", "{pairs}", *QUICK],
     "train ppo": [*MODEL, "--data", "{conversations}", "--kind", "conversation", *JUDGED, *QUICK],
     "train rloo": [*MODEL, "--data", "{conversations}", "--kind", "conversation", *JUDGED, *QUICK],
+    "train grpo": [*MODEL, "--data", "{conversations}", "--kind", "conversation", *JUDGED, *QUICK],
     "eval": [*MODEL, "--benchmarks", "pope", "--images", "{images}", "--objects", "{objects}"],
     "eval pope": ["--questions", "{questions}", "--answers", "{said}"],
     "eval amber": ["--answers", "{replies}", "--files", "{amber}", "--halves", "yes_no"],

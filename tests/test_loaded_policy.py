@@ -105,6 +105,14 @@ TRAINERS: dict[str, tuple[str, dict[str, Any]]] = {
             "standardize": False,
         },
     ),
+    "train_grpo": (
+        "prompt",
+        {
+            "judging": Judging(judge="none"),
+            "symbolic": Symbolic(length_penalty=5.0),
+            "sampling": SAMPLING,
+        },
+    ),
     "train_ppo": (
         "prompt",
         {

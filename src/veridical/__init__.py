@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from veridical.objectives.dpo import DPO, dpo_loss
     from veridical.objectives.exo import EXO
     from veridical.objectives.fdpo import FDPO
+    from veridical.objectives.grpo import GRPO
     from veridical.objectives.ipo import IPO, ipo_loss
     from veridical.objectives.lddpo import LDDPO
     from veridical.objectives.likelihood import Likelihood
@@ -81,6 +82,7 @@ if TYPE_CHECKING:
     from veridical.study.align import Aligned, Execution, align
     from veridical.study.alignment import Evaluating
     from veridical.train.dpo import train_dpo
+    from veridical.train.grpo import train_grpo
     from veridical.train.online import train_online
     from veridical.train.options import Training
     from veridical.train.ppo import train_ppo
@@ -147,6 +149,7 @@ _HOMES = {
     "objectives.simpo": "SimPO",
     "objectives.sppo": "SPPO",
     "objectives.dpo": "DPO dpo_loss",
+    "objectives.grpo": "GRPO",
     "objectives.ipo": "IPO ipo_loss",
     "objectives.likelihood": "Likelihood",
     "objectives.preference": "AveragedPreference Preference",
@@ -162,6 +165,7 @@ _HOMES = {
     "study.align": "Aligned Execution align",
     "study.alignment": "Evaluating",
     "train.dpo": "train_dpo",
+    "train.grpo": "train_grpo",
     "train.online": "train_online",
     "train.options": "Training",
     "train.ppo": "train_ppo",
@@ -211,6 +215,7 @@ __all__ = [
     "Robust",
     "SimPO",
     "SPPO",
+    "GRPO",
     "IPO",
     "Judging",
     "Likelihood",
@@ -267,6 +272,7 @@ __all__ = [
     "reward_loss",
     "slic_loss",
     "train_dpo",
+    "train_grpo",
     "train_online",
     "train_ppo",
     "train_reward",

@@ -69,6 +69,7 @@ ARGUMENTS: dict[str, list[str]] = {
     "train reward": [*EMBEDDED, *PAIRS],
     "train ppo": [*EMBEDDED, *ROWS, *JUDGED],
     "train rloo": [*EMBEDDED, *ROWS, *JUDGED],
+    "train grpo": [*EMBEDDED, *ROWS, *JUDGED],
     "eval": [*EMBEDDED, *SCENES, "--benchmarks", "pope"],
     "eval pope": [*EMBEDDED, *SCENES],
     "data split": ["{data}/conversations.jsonl"],

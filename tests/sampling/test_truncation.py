@@ -21,6 +21,7 @@ from veridical.sampling import Decoding, Request
 from veridical.sampling.engines.adapters import truncation_options
 from veridical.sampling.rollouts import roll_out
 from veridical.sampling.truncation import check_truncation, truncate, untruncated_logps
+from veridical.train.grpo import train_grpo
 from veridical.train.online import train_online
 from veridical.train.options import Training
 from veridical.train.ppo import train_ppo
@@ -118,7 +119,7 @@ def test_what_an_algorithm_can_not_use_is_refused(tmp_path: Path) -> None:
     training = Training(learning_rate=1e-4, held_out=0.0)
     data, out = tmp_path / "d.jsonl", tmp_path / "o"
     data.write_text("")
-    for train in (train_ppo, train_rloo):
+    for train in (train_ppo, train_rloo, train_grpo):
         with pytest.raises(UserError, match="samples of the policy itself"):
             train("m", data, out, judging=Judging(judge="none"), sampling=Sampling(top_k=3),
                   training=training)  # fmt: skip

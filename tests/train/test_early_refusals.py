@@ -12,6 +12,7 @@ from veridical.judges.named import Judging
 from veridical.judges.symbolic import Symbolic
 from veridical.runtime.errors import UserError
 from veridical.train.dpo import train_dpo
+from veridical.train.grpo import train_grpo
 from veridical.train.loop import start
 from veridical.train.online import train_online
 from veridical.train.options import Training
@@ -46,9 +47,11 @@ COMMANDS: dict[str, dict[str, Any]] = {
     "online": {"judging": ELSEWHERE},
     "ppo": {"judging": NOBODY, "symbolic": ANSWERED},
     "rloo": {"judging": NOBODY, "symbolic": ANSWERED, "standardize": False},
+    "grpo": {"judging": NOBODY, "symbolic": ANSWERED},
 }
-BESIDE_REFERENCE = ("dpo", "online", "ppo", "rloo")
-SAMPLING = ("online", "ppo", "rloo")
+REINFORCED = ("ppo", "rloo", "grpo")
+BESIDE_REFERENCE = ("dpo", "online", *REINFORCED)
+SAMPLING = ("online", *REINFORCED)
 
 
 @pytest.fixture
@@ -65,11 +68,11 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def train(command: str, data: Path, model: str = "embedded", **given: Any) -> None:
     """Start a command, with options of `Training` by name and others whole."""
     own = {"learning_rate": 1e-5, "held_out": 0.0, **given.pop("training", {})}
-    if command in ("ppo", "rloo"):
+    if command in REINFORCED:
         own = {"select_by": "reward", **own}
     commands: dict[str, Any] = {
         "dpo": train_dpo, "sft": train_sft, "reward": train_reward, "steerlm": train_steerlm,
-        "online": train_online, "ppo": train_ppo, "rloo": train_rloo,
+        "online": train_online, "ppo": train_ppo, "rloo": train_rloo, "grpo": train_grpo,
     }  # fmt: skip
     commands[command](
         model, data, data.parent / "out", training=Training(**own), **COMMANDS[command] | given
@@ -123,7 +126,7 @@ def test_servers_and_judges(command: str, data: Path) -> None:
 def test_what_only_one_command_has(data: Path) -> None:
     with pytest.raises(UserError, match="runs/no/model does not exist"):
         train("dpo", data, reference_model="runs/no/model")
-    for command in ("ppo", "rloo"):
+    for command in REINFORCED:
         with pytest.raises(UserError, match="--judge none: nothing else rewards"):
             train(command, data, symbolic=Symbolic())
     for given, message in (

@@ -41,6 +41,7 @@ from veridical.runtime.files import read_json, read_jsonl, write_json
 from veridical.sampling import Decoding, Request, rollouts
 from veridical.train import fresh
 from veridical.train.dpo import train_dpo
+from veridical.train.grpo import train_grpo
 from veridical.train.loop.scorer import Scorer
 from veridical.train.loop.trainer import GroupTrainer
 from veridical.train.online import train_online
@@ -139,7 +140,7 @@ def test_the_start_is_exact_and_everything_computes_alike(
         assert float((after[name] != before[name].float()).float().mean()) > 0.95
 
 
-@pytest.mark.parametrize("method", ["sft", "reward", "online", "ppo", "rloo"])
+@pytest.mark.parametrize("method", ["sft", "reward", "online", "ppo", "rloo", "grpo"])
 def test_every_algorithm_computes_alike(
     checkpoint: str, pairs: Path, tmp_path: Path, seen: dict[str, Any], method: str
 ) -> None:
@@ -159,12 +160,12 @@ def test_every_algorithm_computes_alike(
         train_online(checkpoint, pairs, out, pairs="mixed", offline=0.9, **sampled)
     else:
         sampled["symbolic"] = Symbolic(length_penalty=1.0)
-        train = train_ppo if method == "ppo" else train_rloo
-        train(checkpoint, pairs, out, kind="preference", standardize=False, **sampled)
+        commands: dict[str, Any] = {"ppo": train_ppo, "rloo": train_rloo, "grpo": train_grpo}
+        commands[method](checkpoint, pairs, out, kind="preference", standardize=False, **sampled)
     assert seen.pop("backward") == {None}
     assert seen
     assert all(found == {torch.bfloat16} for found in seen.values()), seen
-    assert ("sampling" in seen) == (method in ("online", "ppo", "rloo"))
+    assert ("sampling" in seen) == (method not in ("sft", "reward"))
     assert all(proof["passed"] for proof in read_json(out / "proofs.json"))
 
 

@@ -97,6 +97,10 @@ FRESH: dict[str, dict[str, Any]] = {
     "ppo": {"command": "ppo", "kind": "preference", "judge": "exact", "stop_kl": "0.05"},
     "ppo-full": {"command": "ppo", "kind": "preference", "judge": "exact", "tuning": "full"},
     "rloo": {"command": "rloo", "kind": "preference", "judge": "exact"},
+    "grpo": {
+        "command": "grpo", "kind": "preference", "judge": "exact", "samples": 3, "minibatches": 2,
+        "clip_high": 0.28, "ratio": "response", "skip_equal": "true", "overlong_penalty": 1,
+    },
     "ppo-held-out": {
         "command": "ppo", "kind": "preference", "judge": "exact", "length_penalty": 0.1,
         "held_out": 0.3, "select_by": "reward", "patience": 3, "evaluations": 6,
@@ -120,7 +124,7 @@ def case(world: Path, name: str, out: Path, **changes: Any) -> dict[str, Any]:
     command = options.pop("command")
     if command == "dpo":
         options["cache"] = "none"
-    if command in ("ppo", "rloo"):
+    if command in ("ppo", "rloo", "grpo"):
         options.pop("trainer.logging_steps", None)  # every step has a line there
     return {"command": command, "options": options}
 
@@ -361,7 +365,7 @@ def test_pictures_that_are_refused_leave_the_same_rows_to_two_processes(
     data = tmp_path / "marked.parquet"
     write_records(rows, data, "preference")
     changes = {"max_bad_fraction": 0.5, "max_steps": 6, "evaluations": 3}
-    names = [*CASES, "online", "bdhs", "ppo", "rloo"]
+    names = [*CASES, "online", "bdhs", "ppo", "rloo", "grpo"]
     for way in ("one", "two", "resumed"):
         settings: dict[str, Any] = {**WAYS["one" if way == "one" else "two"], **changes}
         processes = int(settings.pop("processes"))

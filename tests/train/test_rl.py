@@ -1,4 +1,4 @@
-"""PPO and RLOO from file to folder: what is learned, logged, resumed, shared and refused."""
+"""PPO, RLOO and GRPO from file to folder: what is learned, logged, resumed, shared and refused."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from veridical.models.policy import Policy
 from veridical.models.reward_model import RewardInputs, RewardModel, new_head, save_head
 from veridical.models.token_scores import token_scores
 from veridical.models.tuning import prepare_training
+from veridical.objectives.grpo import GRPO, Average, group_advantages
 from veridical.objectives.policy_gradient import Advantages, SampledTokens
 from veridical.objectives.ppo import PPO
 from veridical.objectives.rloo import RLOO, leave_one_out_advantages
@@ -34,6 +35,7 @@ from veridical.runtime.run_files import LOG
 from veridical.sampling import Decoding, Request
 from veridical.sampling.rollouts import roll_out, rollout_group
 from veridical.train import ppo
+from veridical.train.grpo import train_grpo
 from veridical.train.loop.modes import checkpoint_activations
 from veridical.train.options import Training
 from veridical.train.ppo import train_ppo
@@ -52,7 +54,7 @@ from veridical.train.rl.experience import (
     gather_experience,
 )
 from veridical.train.rl.finish import nothing_earned
-from veridical.train.rl.learning import Lesson, learn
+from veridical.train.rl.learning import Lesson, learn, lesson_of
 from veridical.train.rl.rewarding import Rewarded, Rewarder, refuse_no_judge, refuse_no_reward
 from veridical.train.rl.scale import scale_of
 from veridical.train.rloo import train_rloo
@@ -64,6 +66,9 @@ TRAINING = Training(
 SAMPLING = Sampling(max_new_tokens=10)
 SHORT = Symbolic(length_penalty=5.0)
 NOBODY = Judging(judge="none")
+DAPO = GRPO(
+    samples=2, minibatches=2, clip_high=0.28, average="tokens", skip_equal=True, kl_coefficient=0.05
+)
 
 
 @pytest.fixture
@@ -97,6 +102,8 @@ def train(name: str, model: str, data: Path, out: Path, **options: Any) -> None:
     common = {"judging": NOBODY, "symbolic": SHORT, "sampling": SAMPLING, "training": TRAINING}
     if name == "ppo":
         train_ppo(model, data, out, **{**common, **options})
+    elif name == "grpo":
+        train_grpo(model, data, out, **{"grpo": DAPO, **common, **options})
     else:
         train_rloo(model, data, out, **{"standardize": False, **common, **options})
 
@@ -111,7 +118,7 @@ def longest_difference(one: Path, other: Path) -> float:
     return max(float((value - second[name]).abs().max()) for name, value in first.items())
 
 
-@pytest.mark.parametrize("name", ["ppo", "rloo"])
+@pytest.mark.parametrize("name", ["ppo", "rloo", "grpo"])
 def test_it_learns_what_is_rewarded_and_logs_how(
     name: str, saved: str, prompts: Path, tmp_path: Path
 ) -> None:
@@ -128,7 +135,7 @@ def test_it_learns_what_is_rewarded_and_logs_how(
         assert (after < before - 1) if falls else (after > before + 0.5), (figure, before, after)
     first = log[0]
     assert first["kl_k1"] == pytest.approx(0, abs=1e-3)
-    assert first["clip_share"] == 0 or name == "ppo"
+    assert first["clip_share"] == 0 or name != "rloo"
     assert log[-1]["kl_k3"] > 0.01
     assert 0 < first["entropy"] < 10
     for figure in ("explained_variance", "kl_coefficient", "moved", "loss", "learning_rate"):
@@ -145,7 +152,7 @@ def test_it_learns_what_is_rewarded_and_logs_how(
     assert LOG.read(out) == log  # as `report` reads it, samples included
 
 
-@pytest.mark.parametrize("name", ["ppo", "rloo"])
+@pytest.mark.parametrize("name", ["ppo", "rloo", "grpo"])
 def test_a_killed_run_resumes_bit_for_bit(
     name: str, saved: str, prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -177,7 +184,7 @@ def test_a_killed_run_resumes_bit_for_bit(
         assert len({row["kl_coefficient"] for row in read_jsonl(whole / "log.jsonl")}) > 3
 
 
-@pytest.mark.parametrize("name", ["ppo", "rloo"])
+@pytest.mark.parametrize("name", ["ppo", "rloo", "grpo"])
 def test_epochs_that_do_not_divide_evenly_see_every_prompt_as_often(
     name: str, saved: str, prompts: Path, tmp_path: Path
 ) -> None:
@@ -188,7 +195,7 @@ def test_epochs_that_do_not_divide_evenly_see_every_prompt_as_often(
     assert [row["epoch"] for row in log] == [0.75, 1.0, 1.75, 2.0]
 
 
-@pytest.mark.parametrize("name", ["ppo", "rloo"])
+@pytest.mark.parametrize("name", ["ppo", "rloo", "grpo"])
 def test_neither_batch_nor_layout_changes_what_is_learned(
     name: str, saved: str, prompts: Path, tmp_path: Path
 ) -> None:
@@ -259,7 +266,7 @@ def test_ppos_first_gradient_is_reinforces(
     setting = replace(setting, actors=replace(setting.actors, critic=critic))
     advantages = 1.7 * seen.sampled.mask.double()
     settings = PPO(inner_epochs=1, minibatches=1, value_weight=0.0)
-    lesson = Lesson(settings, seen, seen.sampled.logps, Advantages(advantages, advantages, 0.0))
+    lesson = Lesson(settings, seen, Advantages(advantages, advantages, 0.0))
     learned = learn(setting, lesson, kept_gradient(policy), 1, 0)
     ours = policy.core.lm_head.weight.grad.clone()
     policy.model.zero_grad()
@@ -276,15 +283,74 @@ def test_rloos_first_gradient_is_reinforces_with_its_baseline(
     rewards = torch.tensor([1.0, 2.0, 6.0], dtype=torch.float64)
     advantages = torch.tensor([1 - 4.0, 2 - 3.5, 6 - 1.5], dtype=torch.float64)
     assert torch.equal(leave_one_out_advantages(rewards.unsqueeze(0))[0], advantages)
-    lesson = Lesson(
-        RLOO(samples=3), seen, seen.sampled.logps.sum(-1), Advantages(advantages, None, 0.0)
-    )
+    lesson = Lesson(RLOO(samples=3), seen, Advantages(advantages, None, 0.0))
     learn(setting, lesson, kept_gradient(policy), 1, 0)
     ours = policy.core.lm_head.weight.grad.clone()
     policy.model.zero_grad()
     scores = setting.scores(policy.model, setting.batch([one.group for one in seen.answered]))
     (-(advantages * scores.logps.sum(-1)).mean()).backward()
     assert torch.allclose(ours, policy.core.lm_head.weight.grad, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("average", ["responses", "tokens", "limit"])
+def test_grpos_first_gradient_is_reinforces_against_its_group(
+    policy: Policy, pictures: list[Image.Image], average: Average
+) -> None:
+    setting, seen = one_step(policy, pictures, 3)
+    rewards = torch.tensor([1.0, 2.0, 6.0], dtype=torch.float64)
+    advantages = group_advantages(rewards.unsqueeze(0), True)[0]
+    seen = replace(seen, sampled=replace(seen.sampled, scores=rewards))
+    settings = GRPO(samples=3, average=average)
+    learned = learn(setting, lesson_of(settings, seen, 0.3), kept_gradient(policy), 1, 0)
+    ours = policy.core.lm_head.weight.grad.clone()
+    policy.model.zero_grad()
+    scores = setting.scores(policy.model, setting.batch([one.group for one in seen.answered]))
+    lengths = scores.mask.sum(-1)
+    earned = advantages * scores.logps.sum(-1)
+    divided = 3 * lengths if average == "responses" else torch.tensor(3 * 8)
+    divided = lengths.sum() if average == "tokens" else divided
+    (-(earned / divided).sum()).backward()
+    assert torch.allclose(ours, policy.core.lm_head.weight.grad, rtol=0, atol=1e-12)
+    assert learned.clip_share == 0 and learned.moved == pytest.approx(0, abs=1e-12)
+
+
+def test_groups_that_earn_the_same_are_left_out_and_counted(
+    saved: str, prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is left is learned as if the others had not been asked; if none is, nothing moves."""
+    which = {"some": "0246", "others unscored": "0246", "none": ""}
+    judged: list[str] = []
+
+    def by_place(cases: Sequence[Case]) -> list[Verdict]:
+        def marks(case: Case) -> Verdict:
+            differs = case.prompt.id[4] in which[judged[-1]]
+            if judged[-1] == "others unscored" and not differs:
+                return Verdict(problem="odd")
+            points = range(len(case.responses)) if differs else [7] * len(case.responses)
+            return Verdict(tuple({"points": float(one)} for one in points))
+
+        return [marks(case) for case in cases]
+
+    monkeypatch.setattr(rewarding, "open_marks", lambda *_: by_place)
+    # Adam and a limit on the gradient would hide by how much it is divided.
+    plain = {"lr_scheduler_type": "constant", "optim": "sgd", "max_grad_norm": 0.0}
+    training = replace(
+        TRAINING, batch_size=8, max_steps=2, max_bad_fraction=0.5, tuning="full", trainer=plain
+    )
+    for way in which:
+        judged.append(way)
+        objective = replace(DAPO, minibatches=1, clip_high=None)
+        train("grpo", saved, prompts, tmp_path / way, training=training, grpo=objective,
+              judging=Judging(objects=prompts.parent / "objects.json"),
+              symbolic=Symbolic(no_end_penalty=0.0))  # fmt: skip
+    logs = {way: read_jsonl(tmp_path / way / "log.jsonl") for way in which}
+    assert [row["equal_groups"] for row in logs["some"]] == [4, 4]
+    assert [row["equal_groups"] for row in logs["others unscored"]] == [0, 0]
+    moved = longest_difference(tmp_path / "some", tmp_path / "none")
+    assert moved > 0
+    assert longest_difference(tmp_path / "some", tmp_path / "others unscored") < 0.01 * moved
+    assert all(row["loss"] is None and row["equal_groups"] == 8 for row in logs["none"])
+    assert all(row["reward"] == 7.0 for row in logs["none"])
 
 
 @pytest.fixture
@@ -353,7 +419,7 @@ def test_pictures_are_encoded_once_for_all_models_of_a_step(
     setting = replace(setting, actors=everybody)
     advantages = 1.7 * seen.sampled.mask.double()
     settings = PPO(inner_epochs=1, minibatches=1)
-    lesson = Lesson(settings, seen, seen.sampled.logps, Advantages(advantages, advantages, 0.0))
+    lesson = Lesson(settings, seen, Advantages(advantages, advantages, 0.0))
     cores = {id(one.core): one.core for one in (everybody.policy, critic.policy)}.values()
     towers = [core.model.vision_tower for core in cores]
     for core in cores:  # patches want gradients then, and features would bring a graph along
@@ -436,7 +502,7 @@ def test_what_the_judge_cannot_score_is_left_out_and_counted(
         ]
 
     monkeypatch.setattr(rewarding, "open_marks", lambda *_: odd)
-    for name in ("ppo", "rloo"):
+    for name in ("ppo", "rloo", "grpo"):
         out = tmp_path / name
         training = replace(TRAINING, batch_size=8)
         with pytest.raises(UserError, match=r"At step 1, 4 of 8 prompts have no verdict .* odd"):
@@ -447,7 +513,7 @@ def test_what_the_judge_cannot_score_is_left_out_and_counted(
         assert all(sample["id"][4] in "0246" for row in log for sample in row["samples"])
 
 
-@pytest.mark.parametrize("name", ["ppo", "rloo"])
+@pytest.mark.parametrize("name", ["ppo", "rloo", "grpo"])
 def test_where_nothing_is_scored_nothing_moves_and_nothing_is_zero(
     name: str, saved: str, prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -506,6 +572,9 @@ def test_the_last_real_token_is_rewarded_whatever_the_padding(
     ("name", "options", "message"),
     [
         ("rloo", {"rloo": RLOO(samples=1)}, "--samples is 1"),
+        ("grpo", {"grpo": GRPO(samples=1)}, "--samples is 1"),
+        ("grpo", {"grpo": GRPO(ratio="response")}, "--ratio response has no effect"),
+        ("grpo", {"symbolic": Symbolic(overlong_penalty=1.0, overlong_share=0.0)}, "share is 0"),
         ("ppo", {"ppo": PPO(clip=0.0)}, "--clip is 0"),
         ("ppo", {"ppo": PPO(lam=1.2)}, "--lam is 1.2"),
         ("ppo", {"ppo": PPO(kl_target=0.0)}, "--kl-target is 0"),
@@ -522,7 +591,7 @@ def test_what_makes_no_sense_is_refused(
         train(name, saved, prompts, tmp_path / "out", **options)
 
 
-@pytest.mark.parametrize("name", ["ppo", "rloo"])
+@pytest.mark.parametrize("name", ["ppo", "rloo", "grpo"])
 def test_where_all_earn_the_same_the_end_says_so(
     name: str, saved: str, prompts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -197,6 +197,12 @@ COMMANDS: dict[str, Command] = {
         ("model",),
         shared=True,
     ),
+    "train grpo": Command(
+        "veridical.train.grpo:train_grpo",
+        "Align a model by reinforcement learning (GRPO, DAPO, GSPO) on a judge's rewards.",
+        ("model",),
+        shared=True,
+    ),
     "eval": Command(
         "veridical.eval.suite:evaluate",
         "Score a model by several benchmarks; it is loaded once.",

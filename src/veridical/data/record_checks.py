@@ -77,8 +77,8 @@ def what_columns_say(path: Path, kind: Kind) -> str:
     told += f" The rows are {other} records, which {READ_BY[other]} read."
     if kind == "prompt" and other in ("conversation", "preference"):
         told += (
-            f" `build sample`, `train online`, `train ppo` and `train rloo` take them with --kind "
-            f"{other}, and ask their prompts without the answers."
+            " `build sample`, `train online`, `train ppo`, `train rloo` and `train grpo` take them "
+            f"with --kind {other}, and ask their prompts without the answers."
         )
     return told
 

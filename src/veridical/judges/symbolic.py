@@ -9,8 +9,10 @@ from __future__ import annotations
 import re
 import unicodedata
 from dataclasses import dataclass
+from typing import Annotated
 
 from veridical.data.text.thoughts import answer_of
+from veridical.runtime.ranges import WEIGHT, Range
 
 RIGHT_CHOICE = 1.0
 RIGHT_YES_NO = 0.5
@@ -60,6 +62,11 @@ class Symbolic:
             standardized (our choice; Sun et al. have 8, on the scale of their reward model).
         length_penalty: taken off for the longest response there may be, and off shorter ones by
             their share of its tokens; below 0 it rewards length.
+        overlong_penalty: taken off a response of `max-new-tokens`; off shorter ones less and less,
+            down to 0 where the last `overlong-share` of these tokens begins (DAPO's soft overlong
+            punishment).
+        overlong_share: where that penalty begins, as a share of `max-new-tokens` from their end
+            (DAPO: 4,096 of 20,480).
         answer_reward: what saying the record's `expected_answer` is worth: a whole one for the
             right letter of a multiple choice and for the right short answer; for yes and no half
             of it, taken off if wrong.
@@ -68,6 +75,8 @@ class Symbolic:
     no_end_penalty: float = 1.0
     length_penalty: float = 0.0
     answer_reward: float = 0.0
+    overlong_penalty: Annotated[float, WEIGHT] = 0.0
+    overlong_share: Annotated[float, Range(0, 1, above=True)] = 0.2
 
 
 def symbolic_reward(
@@ -84,11 +93,27 @@ def symbolic_reward(
         expected: the record's expected answer, if it has one.
     """
     reward = -rewards.length_penalty * tokens / limit
+    reward -= rewards.overlong_penalty * overlong(tokens, limit, rewards.overlong_share)
     if cut:
         reward -= rewards.no_end_penalty
     if expected is not None and rewards.answer_reward:
         reward += rewards.answer_reward * answer_reward(text, expected)
     return reward
+
+
+def overlong(tokens: int, limit: int, share: float) -> float:
+    """How far a response reaches into the last tokens of the limit (DAPO, section 3.4).
+
+    Args:
+        tokens: that it has.
+        limit: that it could have had.
+        share: of the limit that is penalized.
+
+    Returns:
+        0 to 1.
+    """
+    last = share * limit
+    return min(1.0, max(0.0, (tokens - (limit - last)) / last))
 
 
 def answer_reward(text: str, expected: str) -> float:

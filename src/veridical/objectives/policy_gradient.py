@@ -41,6 +41,25 @@ class SampledTokens:
 
 
 @dataclass(frozen=True)
+class ScoredTokens:
+    """Some of these responses again, as the policy that learns gives them.
+
+    Attributes:
+        logps: by the policy that learns, with its gradient. Shape: (responses, tokens), like all.
+        old_logps: by the policy that sampled.
+        reference_logps: by the reference.
+        mask: True at real tokens.
+        limit: tokens that a response could have had.
+    """
+
+    logps: Tensor
+    old_logps: Tensor
+    reference_logps: Tensor
+    mask: Tensor
+    limit: int
+
+
+@dataclass(frozen=True)
 class Advantages:
     """How much better than expected each action was.
 
@@ -92,11 +111,33 @@ class PolicyGradient(Described):
     def counted(self, mask: Tensor) -> Tensor:
         """Which actions count, from a mask of tokens. Shape of `mask`: (responses, tokens)."""
 
+    def divisor(self, mask: Tensor) -> Tensor:
+        """What the sum of the losses of some responses is divided by: their actions."""
+        return self.counted(mask).sum()
+
+    def learned_from(self, scores: Tensor) -> Tensor:
+        """Which prompts are learned from, by what their responses earned: all of them.
+
+        Args:
+            scores: of the responses, prompt by prompt. Shape: (prompts * samples,).
+
+        Returns:
+            Shape: (prompts,).
+        """
+        return torch.ones(len(scores) // self.samples, dtype=torch.bool, device=scores.device)
+
     def policy_losses(
-        self, logps: Tensor, old_logps: Tensor, advantages: Tensor
+        self, tokens: ScoredTokens, advantages: Tensor, kl_coefficient: float
     ) -> tuple[Tensor, Tensor]:
-        """One loss an action, and where the clipped side decided. Shapes: the actions'."""
-        return clipped_policy_losses(logps, old_logps, advantages, self.clip)
+        """What each action adds to the loss, and where the clipped side decided.
+
+        Args:
+            tokens: of some responses.
+            advantages: of their actions. Shape: the actions', like what is returned.
+            kl_coefficient: the penalty's weight now, for those that have it in the loss.
+        """
+        now, old = self.actions(tokens.logps), self.actions(tokens.old_logps)
+        return clipped_policy_losses(now, old, advantages, self.clip)
 
     def value_loss(
         self, values: Tensor, old_values: Tensor, returns: Tensor, mask: Tensor
@@ -148,7 +189,7 @@ def clipped_policy_losses(
 ) -> tuple[Tensor, Tensor]:
     """PPO's clipped surrogate (Schulman et al. 2017, eq. 7), one loss an action.
 
-    An action is a token for PPO, and a whole response for RLOO.
+    An action is a token for PPO and GRPO, and a whole response for RLOO.
 
     Args:
         policy_logps: of the policy that is trained. Any shape.
@@ -159,9 +200,18 @@ def clipped_policy_losses(
     Returns:
         Losses, and where the clipped side decided. The given shape.
     """
-    ratio = (policy_logps - old_logps).exp()
+    return clipped_losses_of_ratios((policy_logps - old_logps).exp(), advantages, clip, clip)
+
+
+def clipped_losses_of_ratios(
+    ratio: Tensor, advantages: Tensor, low: float, high: float
+) -> tuple[Tensor, Tensor]:
+    """The same of a ratio, which may leave 1 by `low` below and by `high` above.
+
+    Two ranges are DAPO's (Yu et al. 2025, section 3.1).
+    """
     plain = -advantages * ratio
-    clipped = -advantages * ratio.clamp(1 - clip, 1 + clip)
+    clipped = -advantages * ratio.clamp(1 - low, 1 + high)
     return torch.maximum(plain, clipped), clipped > plain
 
 

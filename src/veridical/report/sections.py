@@ -84,6 +84,7 @@ ALGORITHMS: dict[str, Algorithm] = {
     "train steerlm": "sft",
     "train ppo": "rl",
     "train rloo": "rl",
+    "train grpo": "rl",
     "train reward": "reward",
 }
 

@@ -64,6 +64,7 @@ VERBS = {
     "train online": "The model was aligned on pairs that it made",
     "train ppo": "The model was aligned by reinforcement learning (PPO)",
     "train rloo": "The model was aligned by reinforcement learning (RLOO)",
+    "train grpo": "The model was aligned by reinforcement learning (GRPO)",
     "train sft": "The model was fine-tuned (SFT)",
     "train reward": "A reward model was trained",
     "eval compare": "Two evaluations were compared",

@@ -60,14 +60,14 @@ class Training:
             No row is dropped; those of a file that has too few are repeated. Each row once if not
             set.
         held_out: share of rows kept for evaluation, 0 to below 1; the checkpoint with the
-            lowest loss on them is the result. Of prompts with `train ppo` and `train rloo`, where
-            it is the one with the highest reward.
+            lowest loss on them is the result. Of prompts with `train ppo`, `train rloo` and
+            `train grpo`, where it is the one with the highest reward.
         evaluations: how often the held-out rows are evaluated (and a checkpoint is kept).
         select_by: figure that chooses the best checkpoint: of the held-out rows `loss`,
-            `rewards_accuracy` or `rewards_margin`; of the held-out prompts of `train ppo` and
-            `train rloo` `reward` or `exact_score` (the exact judge's, beside another judge); of
-            --check-images `chair/chair_i`, `chair/chair_s` (lower is better), `chair/recall`,
-            `pope/accuracy`, `pope/f1`, ...
+            `rewards_accuracy` or `rewards_margin`; of the held-out prompts of `train ppo`,
+            `train rloo` and `train grpo` `reward` or `exact_score` (the exact judge's, beside
+            another judge); of --check-images `chair/chair_i`, `chair/chair_s` (lower is better),
+            `chair/recall`, `pope/accuracy`, `pope/f1`, ...
         patience: evaluations without a better one of it after which training stops; it never stops
             early if not set.
         check_images: folder of images that the policy is asked about at every evaluation; none if

@@ -18,6 +18,7 @@ from veridical.runtime.options import by_option, options_of
 from veridical.runtime.progress import counted
 from veridical.runtime.runs import Run
 from veridical.train.dpo import train_dpo
+from veridical.train.grpo import train_grpo
 from veridical.train.loop.card import _options, hub_name, what_was_learned, write_cards
 from veridical.train.loop.resume import FREE
 from veridical.train.online import train_online
@@ -54,7 +55,7 @@ def card(
     return (folder / saved / "README.md").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("command", ["train ppo", "train rloo"])
+@pytest.mark.parametrize("command", ["train ppo", "train rloo", "train grpo"])
 def test_reinforcement_says_judge_reward_kl_and_samples(command: str, tmp_path: Path) -> None:
     text = card(tmp_path, command)
     assert "chosen answers" not in text
@@ -124,7 +125,7 @@ file tells, and servers with their addresses."""
 
 @pytest.mark.parametrize(
     "command", [train_dpo, train_sft, train_steerlm, train_reward, train_online, train_ppo,
-                train_rloo],
+                train_rloo, train_grpo],
 )  # fmt: skip
 def test_every_option_that_decides_is_shown(command: Callable[..., None]) -> None:
     parameters = inspect.signature(command).parameters

@@ -18,7 +18,8 @@ from veridical.models.policy import Policy
 from veridical.models.tuning import prepare_training
 from veridical.runtime.errors import UserError
 from veridical.train.dpo import train_dpo
-from veridical.train.loop.trainer_keys import HONORED, OURS, REFUSED, Loop, refusals
+from veridical.train.grpo import train_grpo
+from veridical.train.loop.trainer_keys import HONORED, OURS, REFUSED, Loop, loop_of, refusals
 from veridical.train.loop.trainer_options import resolve_trainer_options, trainer_arguments
 from veridical.train.online import train_online
 from veridical.train.options import Training
@@ -35,7 +36,7 @@ KEYS = [field.name for field in dataclasses.fields(TrainingArguments) if field.i
 COMMANDS: dict[str, Any] = {
     "train dpo": train_dpo, "train sft": train_sft, "train steerlm": train_steerlm,
     "train reward": train_reward, "train online": train_online, "train ppo": train_ppo,
-    "train rloo": train_rloo,
+    "train rloo": train_rloo, "train grpo": train_grpo,
 }  # fmt: skip
 LOOPS: tuple[Loop, ...] = get_args(Loop)
 TRAINING = Training(learning_rate=1e-3, held_out=0.0, lora_rank=4, lora_alpha=8)
@@ -73,11 +74,11 @@ def test_these_are_all_training_commands() -> None:
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_goes_by_the_table(command: str, tmp_path: Path) -> None:
     """Each key is refused by its name before anything is loaded, or passes on to the loading."""
-    loop: Loop = "reinforcement" if command in ("train ppo", "train rloo") else "trainer"
+    loop = loop_of(command)
     data = tmp_path / "data.jsonl"
     data.write_text("{}", encoding="utf-8")
     options: dict[str, Any] = {}
-    if command in ("train ppo", "train rloo"):
+    if loop == "reinforcement":
         options["judging"] = Judging(judge="none")
         options["symbolic"] = Symbolic(length_penalty=1.0)
     if command == "train online":

@@ -15,6 +15,7 @@ from veridical.runtime.progress import counted
 from veridical.runtime.runs import Run
 from veridical.runtime.versions import own_version
 from veridical.train.loop.stopping import CHECKED, improves, in_words
+from veridical.train.loop.trainer_keys import REINFORCED
 
 SHOWN = (
     "reference", "reference_model", "facts", "criterion", "tuning", "lora_rank",
@@ -31,7 +32,10 @@ JUDGED = (
 SAMPLED = (
     "temperature", "top_p", "top_k", "min_new_tokens", "max_new_tokens", "rollout_steps",
 )  # fmt: skip
-REWARDED = ("standardize", "no_end_penalty", "length_penalty", "answer_reward")
+REWARDED = (
+    "standardize", "no_end_penalty", "length_penalty", "answer_reward", "overlong_penalty",
+    "overlong_share",
+)  # fmt: skip
 PAIRED = ("pairs", "offline", "swap", "margin")
 BDHS = (
     "variant", "mask_threshold", "noise_steps", "similarity", "similarity_threshold", "iterations",
@@ -143,7 +147,7 @@ def what_was_learned(
     """
     judge = f"`{configuration.get('judge')}`"
     compares = (objective or {}).get("needs_reference", True)
-    if command in ("train ppo", "train rloo"):
+    if command in REINFORCED:
         return (
             "Only the prompts of the rows were used. The model answered each of them "
             f"{_samples(configuration)} and was trained to give answers with a higher reward: "
@@ -203,7 +207,7 @@ def _samples(configuration: Mapping[str, Any]) -> str:
 def _reward(configuration: Mapping[str, object]) -> str:
     symbolic = [
         f"`{name}` {configuration[name]:g}"
-        for name in ("no_end_penalty", "length_penalty", "answer_reward")
+        for name in ("no_end_penalty", "length_penalty", "answer_reward", "overlong_penalty")
         if configuration.get(name)
     ]
     judge = configuration.get("judge")
@@ -226,7 +230,7 @@ def _options(
     """
     own = objective.get("options", {})
     shown: tuple[str, ...] = ()
-    if command in ("train ppo", "train rloo"):
+    if command in REINFORCED:
         shown = (*JUDGED, *REWARDED, *SAMPLED)
     elif command == "train online":
         bdhs = configuration.get("pairs") == "bdhs"
@@ -264,7 +268,7 @@ def _limits(command: str) -> str:
             "reward` measures it on other pairs."
         )
     more = ""
-    if command in ("train ppo", "train rloo", "train online"):
+    if command in (*REINFORCED, "train online"):
         more = (
             "A higher score of a judge need not mean a better answer: look at responses, and at "
             "the truth where it is known. "

@@ -42,11 +42,11 @@ from veridical.train.loop.resume import (
 )
 from veridical.train.loop.showing import check_showing
 from veridical.train.loop.stopping import check_selection, figures_of
-from veridical.train.loop.trainer_keys import Loop
+from veridical.train.loop.trainer_keys import REINFORCED, loop_of
 from veridical.train.loop.trainer_options import trainer_arguments
 from veridical.train.options import Training
 
-BESIDE_REFERENCE = ("train dpo", "train online", "train ppo", "train rloo")
+BESIDE_REFERENCE = ("train dpo", "train online", *REINFORCED)
 """The commands whose policy has to start as the reference that it is compared with."""
 
 
@@ -164,7 +164,7 @@ def _refuse_early(given: Given) -> dict[str, Path]:
     check_trackers(training.report_to)
     check_showing(training.show_every, command)
     checked = check_checking(training, command)
-    loop: Loop = "reinforcement" if command in ("train ppo", "train rloo") else "trainer"
+    loop = loop_of(command)
     figures = figures_of(command)
     check_selection(
         training.select_by, training.patience, training.held_out, benchmarks(training), figures

@@ -11,6 +11,7 @@ from veridical.runtime import processes
 from veridical.runtime.errors import UserError
 from veridical.runtime.progress import counted, say
 from veridical.scoring.object_scores import COUNTED
+from veridical.train.loop.trainer_keys import REINFORCED
 
 CHECKED = {
     f"{name}/{metric.name}": metric.better == "higher"
@@ -24,7 +25,7 @@ OF_ROWS = ("loss", "rewards_accuracy", "rewards_margin")
 """Figures of held-out rows, for the commands that learn answers of rows; the first by default."""
 
 OF_RESPONSES = ("reward", "exact_score")
-"""Figures of the responses to held-out prompts, for PPO and RLOO; the first by default."""
+"""Figures of the responses to held-out prompts, the first by default."""
 
 HIGHER_IS_BETTER = {
     "loss": False, "rewards_accuracy": True, "rewards_margin": True,
@@ -92,7 +93,7 @@ def figures_of(command: str) -> tuple[str, ...]:
     Args:
         command: its words, such as "train dpo".
     """
-    if command in ("train ppo", "train rloo"):
+    if command in REINFORCED:
         return OF_RESPONSES
     return OF_ROWS[:1] if command in ("train sft", "train steerlm") else OF_ROWS
 

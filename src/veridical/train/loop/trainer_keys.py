@@ -10,7 +10,9 @@ from collections.abc import Mapping
 from typing import Literal
 
 Loop = Literal["trainer", "reinforcement"]
-"""Who runs the steps: Transformers' Trainer, or the loop of PPO and RLOO."""
+"""Who runs the steps: Transformers' Trainer, or the loop of reinforcement learning."""
+REINFORCED = ("train ppo", "train rloo", "train grpo")
+"""The commands of reinforcement learning."""
 
 HONORED_BY_BOTH = frozenset({
     "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "optim", "optim_args",
@@ -130,7 +132,7 @@ REFUSED: Mapping[str, str] = {
 }
 """Keys that would be ignored, or break what a run promises, each with the reason."""
 
-_OWN_LOOP = "PPO and RLOO run a loop of their own, which does not have it"
+_OWN_LOOP = "PPO, RLOO and GRPO run a loop of their own, which does not have it"
 _SUMS = "gradients are summed over processes by the command itself, without DDP"
 _EVERY_STEP = "every step has a line in log.jsonl"
 
@@ -160,6 +162,11 @@ have them."""
 
 MEASURED_SCHEDULES = ("reduce_lr_on_plateau", "greedy")
 """Schedules that follow a held-out loss."""
+
+
+def loop_of(command: str) -> Loop:
+    """Who runs the steps of a command, such as "train dpo"."""
+    return "reinforcement" if command in REINFORCED else "trainer"
 
 
 def refusals(loop: Loop) -> dict[str, str]:

@@ -138,8 +138,9 @@ def _try(arguments: TrainingArguments, steps: int, loop: Loop) -> None:
     steered = kind.startswith(tuple(STEERED_OPTIMIZERS))
     if steered and loop == "reinforcement":
         raise UserError(
-            f"trainer.optim {kind} is steered by Transformers' Trainer, and PPO and RLOO run a "
-            "loop of their own. Name another one, such as adamw_torch or paged_adamw_8bit."
+            f"trainer.optim {kind} is steered by Transformers' Trainer, and PPO, RLOO and "
+            "GRPO run a loop of their own. Name another one, such as adamw_torch or "
+            "paged_adamw_8bit."
         )
     _refuse_unread(arguments, kind, steered)
     if (options := checkpointing_asked_for(arguments)) is not None:
@@ -186,7 +187,7 @@ def _check_schedule(kind: Any, held_out: bool, loop: Loop) -> None:
     name = str(getattr(kind, "value", kind))
     if name not in MEASURED_SCHEDULES or held_out:
         return
-    why = "which PPO and RLOO do not have. Set another"
+    why = "which PPO, RLOO and GRPO do not have. Set another"
     if loop == "trainer":
         why = "and no rows are held out. Set --held-out above 0, or another"
     raise UserError(

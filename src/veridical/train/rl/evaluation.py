@@ -1,4 +1,4 @@
-"""Evaluations of PPO and RLOO, and what follows from them: the best checkpoint, an early stop.
+"""Evaluations of reinforcement learning: the best checkpoint and an early stop follow from them.
 
 At step 0, about `--evaluations` times and at the end the policy answers the held-out prompts, each
 once and always with the same noise, so that the same weights give the same figures; and it is asked

@@ -184,6 +184,17 @@ class Experience:
         """The rows of some prompts' responses."""
         return torch.tensor([i * k + n for i in chosen for n in range(k)], dtype=torch.long)
 
+    def only(self, chosen: Sequence[int], k: int) -> Experience:
+        """Some prompts of it, with their k responses each."""
+        rows = self.rows(chosen, k)
+        sampled = {field: tensor[rows] for field, tensor in vars(self.sampled).items()}
+        return dataclasses.replace(
+            self,
+            answered=[self.answered[place] for place in chosen],
+            sampled=SampledTokens(**sampled),
+            entropies=self.entropies[rows],
+        )
+
 
 def gather_experience(
     setting: Setting, step: int, indexes: Sequence[int], noise: str | None = None

@@ -23,7 +23,7 @@ MUCH_CUT = 0.2
 """Share of responses without an end from which on a run says so at its end (our choice)."""
 CARD_FIGURES = (
     "reward", "judge_score", "exact_score", "kl_k1", "kl_k3", "response_tokens", "response_cut",
-    "unscored",
+    "unscored", "equal_groups",
 )  # fmt: skip
 """What the model card tells of the last step."""
 

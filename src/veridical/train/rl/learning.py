@@ -12,7 +12,7 @@ from torch import Tensor
 from veridical.models.batching import Batch
 from veridical.models.precision import unmixed
 from veridical.models.token_scores import token_values
-from veridical.objectives.policy_gradient import Advantages, PolicyGradient, kl_terms
+from veridical.objectives.policy_gradient import Advantages, PolicyGradient, ScoredTokens, kl_terms
 from veridical.runtime import processes
 from veridical.runtime.run_files import LogRow
 from veridical.train.loop.modes import learning
@@ -31,20 +31,20 @@ class Lesson:
 
     Attributes:
         objective: how.
-        experience: this process's responses.
-        old_logps: of the actions, by the policy that sampled.
-        estimate: the actions' advantages.
+        experience: this process's responses that are learned from.
+        estimate: the advantages of their actions.
+        kl_coefficient: the penalty's weight now.
     """
 
     objective: PolicyGradient
     experience: Experience
-    old_logps: Tensor
     estimate: Advantages
+    kl_coefficient: float = 0.0
 
 
 @dataclass(frozen=True)
 class Learned:
-    """What the log says of learning from a step; None where no response of the step was scored.
+    """What the log says of learning from a step; None where nothing of the step was learned from.
 
     Attributes:
         loss: of policy and value model; a mean over optimizer steps, like the next four.
@@ -83,8 +83,9 @@ class Sums:
     """Sums over the actions of some responses, each a float64 scalar on the CPU.
 
     Attributes:
-        policy_loss: divided by the actions of the whole minibatch, like the next three.
-        value_loss: the same of the value model.
+        policy_loss: divided by what the objective divides by, of the whole minibatch.
+        value_loss: of the value model, divided by the actions of the whole minibatch, like the next
+            two.
         clipped: actions whose policy loss was clipped.
         values_clipped: tokens whose value loss was clipped.
         moved: nats that the policy moved.
@@ -116,18 +117,47 @@ class Sums:
         return Sums(*processes.total(self.tensor()))
 
 
+@dataclass(frozen=True)
+class Whole:
+    """What a minibatch has over all processes.
+
+    Attributes:
+        actions: that count.
+        divisor: of the sum of the policy's losses.
+    """
+
+    actions: float
+    divisor: float
+
+    @classmethod
+    def of(cls, objective: PolicyGradient, mask: Tensor) -> Whole:
+        """From the mask of this process's tokens; all processes have to take part."""
+        own = [objective.counted(mask).sum(), objective.divisor(mask)]
+        actions, divisor = processes.total(torch.stack(own).double()).tolist()
+        return cls(actions, divisor)
+
+
 def lesson_of(objective: PolicyGradient, experience: Experience, kl_coefficient: float) -> Lesson:
-    """Compute the advantages of a step's responses; all processes have to take part."""
-    sampled = experience.sampled
-    estimate = objective.advantages(sampled, kl_coefficient, processes.total)
-    return Lesson(objective, experience, objective.actions(sampled.logps), estimate)
+    """Choose what is learned from a step, and compute its advantages.
+
+    All processes have to take part, and some prompt of theirs has to be scored.
+    """
+    estimate = objective.advantages(experience.sampled, kl_coefficient, processes.total)
+    kept = objective.learned_from(experience.sampled.scores)
+    if not kept.all():
+        chosen = kept.nonzero().flatten().tolist()
+        rows = experience.rows(chosen, objective.samples)
+        estimate = dataclasses.replace(estimate, advantages=estimate.advantages[rows])
+        experience = experience.only(chosen, objective.samples)
+    return Lesson(objective, experience, estimate, kl_coefficient)
 
 
 def learn(setting: Setting, lesson: Lesson, learner: Learner, prompts: int, step: int) -> Learned:
     """Some passes over a step's responses, in minibatches; what the losses were.
 
-    Losses are sums over actions, divided by the actions that all processes have in the minibatch,
-    so that neither padding, nor the batch size, nor the number of processes changes them.
+    Losses are sums over actions, divided by what all processes have in the minibatch (actions, or
+    what the objective divides by), so that neither padding, nor the batch size, nor the number of
+    processes changes them. Where nothing of the step is learned from, no weight moves.
 
     Args:
         setting: models and layout.
@@ -137,41 +167,43 @@ def learn(setting: Setting, lesson: Lesson, learner: Learner, prompts: int, step
         step: how many were done before.
     """
     objective, experience = lesson.objective, lesson.experience
-    counted = objective.counted(experience.sampled.mask)
+    mask = experience.sampled.mask
     sums, norms = Sums.none(), []
     for epoch in range(objective.inner_epochs):
         for mine in minibatches(
             experience, prompts, objective.minibatches, learner.seed, step, epoch
         ):
-            own = counted[experience.rows(mine, setting.k)].sum().double()
-            actions = float(processes.total(own))
-            if not actions:
-                continue  # no prompt of it was scored; an optimizer would still move
+            whole = Whole.of(objective, mask[experience.rows(mine, setting.k)])
+            if not whole.actions:
+                continue  # no prompt of it is learned from; an optimizer would still move
             seen = Sums.none()
             for chunk in _chunks(mine, setting.batch_size):
-                seen += _learn_batch(setting, lesson, chunk, actions)
+                seen += _learn_batch(setting, lesson, chunk, whole)
             norms.append(learner.step())
             seen = seen.over_processes()
             sums += seen
-            if objective.moved_too_far(float(seen.moved) / actions):
+            if objective.moved_too_far(float(seen.moved) / whole.actions):
                 return _learned(lesson, sums, norms, stopped=True)
     return _learned(lesson, sums, norms, stopped=False)
 
 
-def _learn_batch(setting: Setting, lesson: Lesson, chunk: Sequence[int], actions: float) -> Sums:
+def _learn_batch(setting: Setting, lesson: Lesson, chunk: Sequence[int], whole: Whole) -> Sums:
     """Gradients of the losses on a few prompts' responses, and the sums that are logged."""
-    objective, estimate = lesson.objective, lesson.estimate
-    rows = lesson.experience.rows(chunk, setting.k)
+    objective, estimate, sampled = lesson.objective, lesson.estimate, lesson.experience.sampled
+    rows, actions = lesson.experience.rows(chunk, setting.k), whole.actions
     batch = setting.batch([lesson.experience.answered[i].group for i in chunk])
     model = setting.actors.policy.model
     with learning(model, setting.model_dropout):
         with setting.seeing(model) as seen:
             scores = setting.scores(model, batch)
         now, counted = objective.actions(scores.logps), objective.counted(scores.mask)
-        old = _as_wide(lesson.old_logps[rows], now)
+        before = _as_wide(sampled.logps[rows], scores.logps)
+        reference = _as_wide(sampled.reference_logps[rows], scores.logps)
+        limit = setting.decoding.max_new_tokens
+        tokens = ScoredTokens(scores.logps, before, reference, scores.mask, limit)
         advantages = _as_wide(estimate.advantages[rows], now).to(now)
-        losses, clipped = objective.policy_losses(now, old, advantages)
-        policy_loss = losses[counted].sum() / actions
+        losses, clipped = objective.policy_losses(tokens, advantages, lesson.kl_coefficient)
+        policy_loss = losses[counted].sum() / whole.divisor
         with unmixed():
             policy_loss.backward()
     value_loss, values_clipped = torch.zeros(()), torch.zeros(())
@@ -184,7 +216,7 @@ def _learn_batch(setting: Setting, lesson: Lesson, chunk: Sequence[int], actions
         value_loss=value_loss,
         clipped=clipped[counted].sum() / actions,
         values_clipped=values_clipped,
-        moved=kl_terms(old, now.detach(), "k3")[counted].sum(),
+        moved=kl_terms(objective.actions(before), now.detach(), "k3")[counted].sum(),
         actions=counted.sum(),
     )
 
@@ -198,7 +230,7 @@ def _learn_values(
     assert critic is not None and returns is not None
     with as_critic(critic) as model, learning(model, setting.model_dropout):
         with given_features(model, seen.features):
-            values = token_values(model, critic.head, batch).to(lesson.old_logps)
+            values = token_values(model, critic.head, batch).to(lesson.experience.sampled.logps)
         old = _as_wide(lesson.experience.sampled.values[rows], values)
         loss, clipped = lesson.objective.value_loss(
             values, old, _as_wide(returns[rows], values), mask
@@ -221,7 +253,9 @@ def _chunks(items: Sequence[int], size: int) -> Iterator[Sequence[int]]:
 
 def _learned(lesson: Lesson, sums: Sums, norms: Sequence[float], stopped: bool) -> Learned:
     """Means over optimizer steps, and over actions."""
-    steps, actions = max(1, len(norms)), float(sums.actions.clamp(min=1))
+    if not norms:
+        return Learned()
+    steps, actions = len(norms), float(sums.actions)
     return Learned(
         loss=(float(sums.policy_loss) + float(sums.value_loss)) / steps,
         policy_loss=float(sums.policy_loss) / steps,

@@ -46,7 +46,7 @@ def reinforce(start: Start, actors: Actors, value_learning_rate: float | None = 
         indexes = sampler.rows_of_step(step, training.accumulation)
         actors.policy.model.eval()
         experience = gather_experience(setting, step, indexes)
-        measured = measures_of(experience)
+        measured = measures_of(experience, setting.k)
         scored = count_scored(experience, step + 1, len(indexes), training.max_bad_fraction)
         learned = Learned()
         if scored:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from veridical.objectives.grpo import equal_rewards
 from veridical.objectives.policy_gradient import kl_terms
 from veridical.runtime import processes
 from veridical.runtime.run_files import LogRow
@@ -20,14 +21,18 @@ ROUNDING = 1e-12
 """Relative to the mean square: what float64 leaves of a sum of equal numbers."""
 
 
-def measures_of(experience: Experience) -> LogRow:
+def measures_of(experience: Experience, k: int = 1) -> LogRow:
     """What was sampled and earned, before anything is learned from it.
 
     A figure is None where no response counts.
 
     `reward` is what is optimized, `reward_deviation` how much it differs, `judge_score` the judge's
     own scale, `exact_score` truth's where it watches. `kl_k1` and `kl_k3` are nats a response,
-    `entropy` nats a token.
+    `entropy` nats a token. `equal_groups` counts the prompts whose responses all earned the same.
+
+    Args:
+        experience: of this process; all have to take part.
+        k: responses to each prompt.
     """
     sampled, mask = experience.sampled, experience.sampled.mask
     responses = [response for one in experience.answered for response in one.responses]
@@ -58,6 +63,9 @@ def measures_of(experience: Experience) -> LogRow:
         "unscored": sum(processes.gather(experience.unscored)),
         "refused": sum(processes.gather(experience.refused)),
     }
+    if k > 1:
+        equal = int(equal_rewards(sampled.scores.view(-1, k)).sum())
+        row["equal_groups"] = sum(processes.gather(equal)) if average is not None else None
     if any(processes.gather(any(one.exact for one in earned))):
         row["exact_score"] = mean([score for one in earned for score in one.exact])
     return row

@@ -104,11 +104,15 @@ def refuse_no_judge(judging: Judging, symbolic: Symbolic) -> None:
     Raises:
         UserError: there is no judge and nothing rewards a response's answer or length.
     """
-    if judging.kind == NONE and not (symbolic.answer_reward or symbolic.length_penalty):
+    if judging.kind == NONE and not _rewards_any(symbolic):
         raise UserError(
             "--judge none: nothing else rewards a response, so at most its end could be learned "
             "(--no-end-penalty). Set --answer-reward or --length-penalty, or name a judge."
         )
+
+
+def _rewards_any(symbolic: Symbolic) -> bool:
+    return bool(symbolic.answer_reward or symbolic.length_penalty or symbolic.overlong_penalty)
 
 
 def refuse_no_reward(

@@ -22,6 +22,7 @@ from veridical.models.vision_cache import VisionCache, take_features, vision_wei
 from veridical.objectives.policy_gradient import PolicyGradient
 from veridical.objectives.preference import Preference
 from veridical.runtime.errors import UserError
+from veridical.runtime.ranges import check_ranges
 from veridical.runtime.runs import Run
 from veridical.train.loop.features import keep_features, with_features
 from veridical.train.loop.items import Items
@@ -59,7 +60,7 @@ from veridical.train.rl.trial import longest_answered
 
 @dataclass(frozen=True)
 class Arguments:
-    """What `train ppo` and `train rloo` are given.
+    """What a command of reinforcement learning is given.
 
     Attributes:
         model: what to load.
@@ -92,6 +93,7 @@ class Arguments:
             UserError: names the option.
         """
         self.objective.check()
+        check_ranges(self.symbolic)
         self.judging.check()
         if self.standardize and self.judging.kind == NONE:
             raise UserError(
