@@ -205,6 +205,10 @@ def test_what_cant_be_exported_is_said(tmp_path: Path, capsys: pytest.CaptureFix
     given = [str(tmp_path / "none.jsonl"), "--to", "trl", "--out", str(tmp_path / "a")]
     assert cli.main(["data", "export", *given]) == 2
     assert "holds no rows" in capsys.readouterr().err
+    (tmp_path / "torn.jsonl").write_text("{oops\n[1]\n")
+    given = [str(tmp_path / "torn.jsonl"), "--to", "trl", "--out", str(tmp_path / "a")]
+    assert cli.main(["data", "export", *given]) == 2
+    assert "none of its rows can be read. Row 1 is not JSON" in capsys.readouterr().err
     for options, told in cases:
         assert cli.main(["data", "export", mine, *options]) == 2
         assert told in capsys.readouterr().err

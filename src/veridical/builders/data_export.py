@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,6 +33,8 @@ from veridical.runtime.options import Reading
 from veridical.runtime.progress import counted, track
 
 Tool = Literal["trl", "llamafactory", "ms-swift", "llava", "openrlhf", "verl", "webdataset", "hub"]
+KIND_ROWS = 100
+"""Rows at a file's beginning, one of which says of what kind all are (our choice)."""
 CHANGES_TRAINING = ("more_rejected", "beta_factor", "answer_prefix", "span_weights")
 """Columns that change what Veridical trains on, and that no other tool's trainer reads."""
 
@@ -116,15 +119,20 @@ def data_export(
 
 
 def kind_of(path: Path) -> Kind:
-    """The kind of a file's records, by the columns of its first row.
+    """The kind of a file's records, by the columns of the first of its rows that say one.
 
     Raises:
-        UserError: they say nothing.
+        UserError: none of the first does.
     """
-    first = next((row for _, row in stream_rows(path) if isinstance(row, Mapping)), None)
-    if first is None:
+    first = list(islice(stream_rows(path), KIND_ROWS))
+    if not first:
         raise UserError(f"{path} holds no rows.")
-    found = recognize([first])
+    readable = [row for _, row in first if isinstance(row, Mapping)]
+    if not readable:
+        number, row = first[0]
+        reason = row.reason if isinstance(row, RowError) else "is not an object with named fields"
+        raise UserError(f"{path}: none of its rows can be read. Row {number} {reason}.")
+    found = next((known for row in readable if (known := recognize([row]))), None)
     if found is None:
         raise UserError(f"{path}: its columns don't say of what kind its records are. Set --kind.")
     return found.taken_for.kind
