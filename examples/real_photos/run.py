@@ -54,6 +54,17 @@ from veridical.runtime.files import (
 HERE = Path(__file__).parent
 TOWER = HERE / "tower.py"
 ARMS = ("base", "sft", "bdhs")
+LABELS = {
+    "base": "before alignment",
+    "sft": "the control, fine-tuned for as many steps on the same chosen answers",
+    "bdhs": "aligned by DPO on BDHS pairs",
+    "base-shuffled": "before alignment, photographs swapped",
+    "sft-shuffled": "the control, photographs swapped",
+    "bdhs-shuffled": "aligned, photographs swapped",
+    "constant-1": "always the most frequent object, always yes",
+    "constant-3": "always the three most frequent objects",
+}
+"""What the report says of its arms."""
 STEP_PAIRS = 8
 """Pairs of a training step."""
 CHAIR = ("chair_i", "chair_s", "recall", "mean_length")
@@ -491,7 +502,11 @@ def run(plan: Plan) -> None:
     folders = [plan.out / name for name in ("pairs", "train", "eval", "compare")]
     page = plan.out / "report.html"
     page.unlink(missing_ok=True)
-    steps.veridical("report", page, "report", *folders, "--out", page, local_code=False)
+    told = ["--labels", *(f"{arm}={label}" for arm, label in LABELS.items())]
+    steps.veridical(
+        "report", page, "report", *folders, "--out", page, "--about", "bdhs", "--control", "sft",
+        *told, local_code=False,
+    )  # fmt: skip
     print(f"\n{table}\nDone in {time.monotonic() - steps.began:.0f} s: {page}")
 
 

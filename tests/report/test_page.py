@@ -14,6 +14,7 @@ import pytest
 
 from veridical.cli.dispatch import main
 from veridical.report import figures, write_report
+from veridical.report.results import Arms
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import write_jsonl
 from veridical.scoring.object_scores import CHAIR
@@ -138,9 +139,15 @@ def test_drawn_pictures_are_said_to_have_faint_objects(demo: Path) -> None:
 def test_the_page_tells_the_whole_story(demo: Path) -> None:
     page = Page(write_report([demo]))
     text = page.text.replace("\N{NARROW NO-BREAK SPACE}", " ")
+    assert "The control" not in text  # which arm it is has to be said
+    labels = ["sft=the control, fine-tuned on true answers"]
+    arms = Arms(about="bdhs", control="sft", labels=labels)
+    page = Page(write_report([demo], arms=arms))
+    text = page.text.replace("\N{NARROW NO-BREAK SPACE}", " ")
     assert "Hallucinated mentions fell from 20.0 % to 9.1 %" in text
+    assert "the control, fine-tuned on true answers" in text
     assert "\N{MINUS SIGN}6.0 points (95 % interval \N{MINUS SIGN}8.0 to \N{MINUS SIGN}4.0" in text
-    assert "The control, fine-tuned for as many steps" in text
+    assert "The control, fine-tuned on true answers, changed by" in text
     assert "Compared with the control, bdhs differs by \N{MINUS SIGN}5.2 points" in text
     assert "Differences from sft" in text
     assert "Both rewards fall, which is normal here" in text
@@ -310,11 +317,18 @@ def test_many_arms_have_a_row_each(demo: Path, no_plots: None) -> None:
     (model,) = (arm for arm in summary["arms"] if arm["name"] == "bdhs")
     summary["arms"] += [{**model, "name": f"arm{number}"} for number in range(6)]
     path.write_text(json.dumps(summary))
-    page = Page(write_report([demo]))
+    page = Page(write_report([demo], arms=Arms(about="bdhs")))
     table = page.text[page.text.index("Before and after") :]
     assert table.index("arm0") < table.index("arm1") < table.index("arm5")
     head = table[table.index("Arm Hallucinated mentions") : table.index("arm0")]
     assert "Objects found" in head
     assert "arm5" not in head
-    assert "the arm trained on BDHS pairs; the table also has 7 other arms." in page.text
+    assert "bdhs, which was asked for; the table also has 7 other arms." in page.text
     assert "\N{NO-BREAK SPACE}to\N{NO-BREAK SPACE}" in "".join(page.words)
+
+
+def test_an_arm_that_is_not_there_is_refused(demo: Path) -> None:
+    with pytest.raises(UserError, match=r"--control sfd: .*no such arm; there is base, bdhs"):
+        write_report([demo], arms=Arms(control="sfd"))
+    with pytest.raises(UserError, match="--labels sft: each is ARM=TEXT"):
+        write_report([demo], arms=Arms(labels=["sft"]))

@@ -9,7 +9,7 @@ import pytest
 from veridical.eval._reward_scores import REWARD
 from veridical.report import tables
 from veridical.report.headline import headline
-from veridical.report.results import Change, Results
+from veridical.report.results import Arms, Change, Results
 from veridical.report.wording import (
     bare_number,
     counted_in,
@@ -84,9 +84,11 @@ def test_p_has_to_agree_with_the_interval() -> None:
     assert not Change(-0.06, -0.08, -0.04, 0.25, "base", 0).clear
 
 
-def test_bdhs_leads_and_the_named_baseline_is_the_baseline() -> None:
+def test_the_arm_that_is_asked_for_leads_and_the_named_baseline_is_the_baseline() -> None:
     found = results((-0.06, -0.08, -0.04))
     found.add("noise", METRIC, {"value": 0.1})
+    assert found.headline_arm == "noise"  # the last
+    found.named = Arms(about="bdhs")
     assert found.headline_arm == "bdhs"
     assert found.baseline == "base"
     assert Results().baseline is None

@@ -20,7 +20,6 @@ from veridical.report.wording import (
 )
 from veridical.runtime.descriptions import BenchmarkDescription, MetricDescription, Unit
 
-CONTROL = "sft"
 # More arms than that are counted, not named.
 MOST_NAMED = 6
 
@@ -110,9 +109,11 @@ def _which_arm(results: Results, arm: str) -> list[str]:
     others = [other for other in results.arms if other not in (arm, results.baseline)]
     if not others:
         return []
-    why = "the arm trained on BDHS pairs" if arm.split("/")[-1] == "bdhs" else "the last in order"
+    what = results.named.label(arm) or "the last in order"
+    if not results.named.label(arm) and results.named.about:
+        what = "which was asked for"
     rest = joined(others) if len(others) <= MOST_NAMED else count_of(len(others), "other arm")
-    return [f"The title is about {arm}, {why}; the table also has {rest}."]
+    return [f"The title is about {arm}, {what}; the table also has {rest}."]
 
 
 def describe_difference(changes: Sequence[Change], unit: Unit) -> str:
@@ -134,15 +135,14 @@ def describe_difference(changes: Sequence[Change], unit: Unit) -> str:
 
 
 def _control(results: Results, metric: str, arm: str, baseline: str) -> list[str]:
-    changes = results.changes_from(baseline, CONTROL, metric)
-    if arm == CONTROL or not changes:
+    control = results.named.control
+    changes = results.changes_from(baseline, control, metric)
+    if control is None or arm == control or not changes:
         return []
     unit = results.describe(metric).unit
-    sentence = (
-        "The control, fine-tuned for as many steps on the same chosen answers without any "
-        f"rejected ones, changed by {describe_difference(changes, unit)}."
-    )
-    between = results.changes_from(CONTROL, arm, metric)
+    what = results.named.label(control).removeprefix("the control, ") or control
+    sentence = f"The control, {what}, changed by {describe_difference(changes, unit)}."
+    between = results.changes_from(control, arm, metric)
     if between:
         sentence += (
             f" Compared with the control, {arm} differs by {describe_difference(between, unit)}."

@@ -14,9 +14,9 @@ from veridical.report.figures import metric_plots
 from veridical.report.folders import Part, find_parts
 from veridical.report.headline import headline
 from veridical.report.pictures import Examples, choose_examples
-from veridical.report.results import Results, collect_results
+from veridical.report.results import Arms, Results, collect_results
 from veridical.report.steps import Step, steps
-from veridical.report.wording import ARMS, count_of, joined, scientific, show
+from veridical.report.wording import count_of, joined, scientific, show
 from veridical.runtime.json_types import JsonObject
 from veridical.runtime.pages import refuse_other_file, write_page
 from veridical.runtime.versions import own_version
@@ -54,36 +54,41 @@ PROOFS = {
 }
 
 
-def report(runs: list[Path], out: Path | None = None) -> None:
+def report(runs: list[Path], out: Path | None = None, arms: Arms = Arms()) -> None:
     """Write the report of one or several runs as one page.
 
     Args:
         runs: Run folders: an alignment, a study, or single build, train and eval runs.
         out: The page to write; report.html in the run's folder, or here for several runs.
+        arms: what the page says of its arms.
+
+    Raises:
+        UserError: a run does not exist or can't be read, or there is no such arm.
     """
-    path = write_report(runs, out)
+    path = write_report(runs, out, arms)
     if out is None:  # else the command line says so, as of every --out
         print(f"Results: {path}")
 
 
-def write_report(runs: Sequence[Path], out: Path | None = None) -> Path:
+def write_report(runs: Sequence[Path], out: Path | None = None, arms: Arms = Arms()) -> Path:
     """Write the page and return its path.
 
     Raises:
-        UserError: a run does not exist, is no run, or holds a file that cannot be read; or `out` is
-            something else than a report.
+        UserError: a run does not exist, is no run, or holds a file that cannot be read; `out` is
+            something else than a report; or there is no such arm.
     """
     if out is None:
         out = runs[0] / "report.html" if len(runs) == 1 else Path("report.html")
     refuse_other_file(out, KICKER, "a report")
     parts = find_parts(runs)
-    write_page(out, "veridical.report", "page.html.j2", _page(parts, runs, out))
+    write_page(out, "veridical.report", "page.html.j2", _page(parts, runs, out, arms))
     return out
 
 
-def _page(parts: Sequence[Part], runs: Sequence[Path], out: Path) -> dict[str, object]:
+def _page(parts: Sequence[Part], runs: Sequence[Path], out: Path, arms: Arms) -> dict[str, object]:
     """Everything the template names."""
-    results = collect_results(parts)
+    results = collect_results(parts, arms)
+    arms.check(results.arms)
     trainings = sections.trainings(parts, results)
     pair_sets = sections.pair_sets(parts, results)
     sentence, lead = _headline(results, trainings, pair_sets)
@@ -95,7 +100,7 @@ def _page(parts: Sequence[Part], runs: Sequence[Path], out: Path) -> dict[str, o
         "lead": [*lead, *filter(None, [sections.story(parts, trainings, pair_sets)])],
         "subject": _subject(parts, runs),
         "tiles": tables.tiles(results),
-        "arms": _headers(results.arms),
+        "arms": _headers(results, results.arms),
         "most_columns": MOST_COLUMNS,
         "baseline": results.baseline,
         "headline_arm": results.headline_arm,
@@ -103,9 +108,9 @@ def _page(parts: Sequence[Part], runs: Sequence[Path], out: Path) -> dict[str, o
         "scores": tables.table_rows(results, main=True),
         "more_scores": tables.table_rows(results, main=False),
         "other_differences": [
-            {"baseline": other, "arms": _headers(arms), "rows": rows}
+            {"baseline": other, "arms": _headers(results, compared), "rows": rows}
             for other in results.other_baselines
-            for arms, rows in [tables.difference_rows(results, other)]
+            for compared, rows in [tables.difference_rows(results, other)]
         ],
         "has_changes": bool(results.changes),
         "old_intervals": _old_intervals(results),
@@ -152,8 +157,8 @@ def _subject(parts: Sequence[Part], runs: Sequence[Path]) -> str:
     return " \N{MIDDLE DOT} ".join(words)
 
 
-def _headers(arms: Sequence[str]) -> list[dict[str, str]]:
-    return [{"name": arm, "gloss": ARMS.get(arm.split("/")[-1], "")} for arm in arms]
+def _headers(results: Results, arms: Sequence[str]) -> list[dict[str, str]]:
+    return [{"name": arm, "gloss": results.named.label(arm)} for arm in arms]
 
 
 def _headline(

@@ -74,6 +74,40 @@ class Change:
         return "better" if (self.value < 0) == (better == "lower") else "worse"
 
 
+@dataclass(frozen=True, kw_only=True)
+class Arms:
+    """What a page's arms are.
+
+    Attributes:
+        about: the arm that the title is about; the last one if not set.
+        control: the arm whose change is told beside the title's.
+        labels: what arms are, each as ARM=TEXT, such as "sft=fine-tuned on true answers".
+    """
+
+    about: str | None = None
+    control: str | None = None
+    labels: list[str] | None = None
+
+    def label(self, arm: str) -> str:
+        """What an arm is, by the last part of its name; "" where that is not known."""
+        known = dict(text.split("=", 1) for text in self.labels or ())
+        return known.get(arm.split("/")[-1], "")
+
+    def check(self, arms: Sequence[str]) -> None:
+        """Refuse what these arms don't have.
+
+        Raises:
+            UserError: says which.
+        """
+        known = {arm.split("/")[-1] for arm in arms}
+        for option, arm in (("about", self.about), ("control", self.control)):
+            if arm is not None and arm not in known:
+                shown = ", ".join(sorted(known)) or "none"
+                raise UserError(f"--{option} {arm}: these runs have no such arm; there is {shown}.")
+        if wrong := next((text for text in self.labels or () if "=" not in text), None):
+            raise UserError(f"--labels {wrong}: each is ARM=TEXT, such as sft=fine-tuned.")
+
+
 @dataclass
 class Results:
     """Values and differences by (arm, metric); several entries where there are several seeds.
@@ -86,6 +120,7 @@ class Results:
     metrics: list[str] = field(default_factory=list)
     values: dict[tuple[str, str], list[ArmValue]] = field(default_factory=dict)
     changes: dict[tuple[str, str], list[Change]] = field(default_factory=dict)
+    named: Arms = Arms()
 
     def add(self, arm: str, metric: str, score: Mapping[str, Any], seed: int | None = None) -> None:
         """Add one metric of one arm, with a score as `scores.json` has it."""
@@ -142,10 +177,10 @@ class Results:
 
     @property
     def headline_arm(self) -> str | None:
-        """The arm the page is about: "bdhs" where there is one, else the last."""
+        """The arm the page is about: the one that was asked for, else the last."""
         others = [arm for arm in self.arms if arm != self.baseline]
-        bdhs = [arm for arm in others if arm.split("/")[-1] == "bdhs"]
-        return next(iter(bdhs or others[-1:]), None)
+        asked = [arm for arm in others if arm.split("/")[-1] == self.named.about]
+        return next(iter(asked or others[-1:]), None)
 
     @property
     def other_baselines(self) -> list[str]:
@@ -176,9 +211,9 @@ class Results:
         return sum(defined) / len(defined) if defined else None
 
 
-def collect_results(parts: Sequence[Part]) -> Results:
+def collect_results(parts: Sequence[Part], arms: Arms = Arms()) -> Results:
     """Arms and differences from the summaries, from comparisons, and else from the scores."""
-    results = Results()
+    results = Results(named=arms)
     summaries = [part for part in parts if part.kind == "summary"]
     for part in summaries:
         summary = SUMMARY.read(part.folder)

@@ -14,29 +14,6 @@ SUPERSCRIPTS = str.maketrans(
     "-0123456789", "\u207b\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079"
 )
 
-ARMS = {
-    "base": "before alignment",
-    "sft": "control: fine-tuned on the chosen answers",
-    "bdhs": "aligned by DPO on BDHS pairs",
-    "base-shuffled": "before alignment, photographs swapped",
-    "sft-shuffled": "control, photographs swapped",
-    "bdhs-shuffled": "aligned, photographs swapped",
-    "constant-1": "always the most frequent object, always yes",
-    "constant-3": "always the three most frequent objects",
-    "noise": "DPO, rejected answers from a noisy image",
-    "plain": "DPO, plain samples as rejected answers",
-    "unguided": "DPO on unguided BDHS pairs",
-    "dpo-plain": "DPO, plain samples as rejected answers",
-    "rejection": "fine-tuned on the best of its own samples",
-    "steerlm": "SteerLM, highest ratings requested",
-    "steerlm-unsteered": "SteerLM, no ratings requested",
-    "averaged": "DPO, two rejected answers averaged",
-    "distorted": "DPO, the picture distorted for the rejected branch",
-    "ipo": "IPO on BDHS pairs",
-    "slic": "SLiC on BDHS pairs",
-    "cdpo": "conservative DPO on BDHS pairs",
-}
-
 
 def show(value: float | None, unit: Unit, digits: int = 1) -> str:
     """A value with its unit; an undefined one as a dash."""
