@@ -136,11 +136,19 @@ def test_answers_labeled_bad_are_none_to_learn(tmp_path: Path) -> None:
     called = [{"role": "user", "content": "Q?"}, {"role": "assistant", "content": "B."}]
     called[1] |= {"tool_calls": [{"name": "see"}]}  # type: ignore[dict-item]
     rows = [row, row | {"completion": "C.", "label": False}, {"messages": called}]
-    assert len(import_rows(tmp_path, rows, *ANY)) == 1
+    assert len(import_rows(tmp_path, rows, "--kind", "conversation", *ANY)) == 1
     assert sorted(skipped(tmp_path)) == [
         (2, "label", "its answer is labeled as a bad one, and is none to learn"),
         (3, "messages", "message 2 calls tools, which are not read"),
     ]
+
+
+def test_labeled_answers_are_kept_as_such(tmp_path: Path) -> None:
+    """TRL's form of single answers, the good and the bad ones."""
+    row = {"prompt": "Q?", "completion": "A.", "label": True}
+    made = import_rows(tmp_path, [row, row | {"completion": "C.", "label": False}], *ANY)
+    assert [one["label"] for one in made] == [True, False]
+    assert [text_of(one["completion"]) for one in made] == ["A.", "C."]
 
 
 def test_a_list_of_rejected_texts_is_no_prompt(

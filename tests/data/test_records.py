@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 from veridical.data.importers.webdataset import webdataset_rows
-from veridical.data.messages import assistant_message, user_message
+from veridical.data.messages import assistant_message, text_of, user_message
 from veridical.data.origins import with_origins
 from veridical.data.record_files import parquet_columns, stream_json_list, stream_rows
 from veridical.data.records import Kind, read_records, write_records
@@ -73,10 +73,16 @@ def sample(number: int = 0) -> Row:
     return prompt(number) | {"responses": answers, "ratings": ratings, "source": '{"k": 3}'}
 
 
+def unpaired(number: int = 0) -> Row:
+    answer = {"completion": [assistant_message("A red cup.")], "label": number % 2 == 0}
+    return prompt(number) | answer
+
+
 def reason_against(folder: Path, row: Any, kind: Kind = "preference") -> str:
     """The problem of a bad row that stands between two good ones."""
     make = {
         "preference": preference, "conversation": conversation, "prompt": prompt, "sample": sample,
+        "unpaired": unpaired,
     }[kind]  # fmt: skip
     lines = [json.dumps(item) for item in (make(1), row, make(2))]
     (folder / "bad.jsonl").write_text("\n".join(lines))
@@ -108,7 +114,7 @@ FULL = {
 
 
 @pytest.mark.parametrize("suffix", ["parquet", "jsonl"])
-@pytest.mark.parametrize("make", [preference, conversation, prompt, sample])
+@pytest.mark.parametrize("make", [preference, unpaired, conversation, prompt, sample])
 def test_round_trip(folder: Path, suffix: str, make: Callable[[int], Row]) -> None:
     kind: Kind = make.__name__  # type: ignore[assignment]
     rows = [make(number) for number in range(5)]
@@ -447,6 +453,35 @@ def test_bad_rows_say_what_is_wrong(folder: Path, row: Any, reason: str) -> None
     content = (folder / "images" / "4.png").read_bytes()
     (folder / "images" / "cut.png").write_bytes(content[:45])
     assert reason in reason_against(folder, row)
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        ({"label": None}, "label: is missing"),
+        ({"label": "good"}, "label: 'good' must be true"),
+        ({"completion": None}, "completion: is missing"),
+        ({"completion": [user_message("a")]}, "completion: must be one assistant turn"),
+    ],
+)
+def test_bad_single_answers_say_what_is_wrong(folder: Path, changed: Row, reason: str) -> None:
+    assert reason in reason_against(folder, unpaired() | changed, "unpaired")
+
+
+def test_single_answers_under_other_names(folder: Path) -> None:
+    """ms-swift's and LLaMA-Factory's forms, and a question with an answer."""
+    asked, said = user_message("What is there?"), assistant_message("A red cup.")
+    plain = {"images": ["images/0.png"], "question": "What is there?", "answer": "A red cup."}
+    for row in (
+        {"images": ["images/0.png"], "messages": [asked, said], "label": False},
+        {"images": ["images/0.png"], "messages": [asked, said], "kto_tag": False},
+        plain | {"desirable": False},
+        plain | {"label": 0},
+    ):
+        read = read_one(folder, row, "unpaired")
+        assert read["label"] is False
+        assert text_of(read["completion"]) == "A red cup."
+        assert text_of(read["prompt"]) == "What is there?"
 
 
 def test_bad_conversations_say_what_is_wrong(folder: Path) -> None:

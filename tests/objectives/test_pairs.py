@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from veridical.cli.signatures import documentation_of
-from veridical.models.heads import token_logps
+from veridical.models.heads import log_squares, token_logps
 from veridical.objectives.aot import AOT, UnpairedAOT
 from veridical.objectives.base import PairLogps, PairLoss, implicit_rewards
 from veridical.objectives.bco import BCO
@@ -20,6 +20,7 @@ from veridical.objectives.discopop import DiscoPOP
 from veridical.objectives.dpo import DPO, dpo_loss
 from veridical.objectives.fdpo import FDPO
 from veridical.objectives.ipo import IPO, ipo_loss
+from veridical.objectives.kto import KTO
 from veridical.objectives.lddpo import LDDPO
 from veridical.objectives.likelihood import Likelihood, mean_token_nll
 from veridical.objectives.mpo import MPO
@@ -28,6 +29,7 @@ from veridical.objectives.preference import AveragedPreference, Preference, aver
 from veridical.objectives.simpo import SimPO
 from veridical.objectives.slic import slic_loss
 from veridical.objectives.table import AnyPairLoss, AnyTerm
+from veridical.objectives.wpo import policy_weights
 from veridical.runtime.errors import UserError
 
 
@@ -182,7 +184,7 @@ def slow_pair_loss(name: str, new: list[list[float]], old: list[list[float]], be
     if name == "mdpo":
         margins = (h, ratios[0] - ratios[2], ratios[0])
         return math.fsum(math.log1p(math.exp(-beta * margin)) for margin in margins)
-    if name in ("dpo", "ddpo", "lddpo", "aot", "aot_unpaired"):  # of a single pair
+    if name in ("dpo", "ddpo", "lddpo", "wpo", "aot", "aot_unpaired"):  # of a single pair
         return math.log1p(math.exp(-beta * h))
     return (h - 1 / (2 * beta)) ** 2 if name == "ipo" else max(0.0, 1 - beta * h)
 
@@ -208,6 +210,7 @@ def other_slow_losses(new: list[list[float]], ratios: list[float], beta: float) 
         "fdpo": surprise(beta * (math.log(shares[0]) - math.log(shares[1]))),
         "discopop": (1 - blend) * surprise(margin) + blend * math.exp(-margin),
         "bco": quality,
+        "kto": slow_kto([*ratios, 0.0, 0.0], beta),
         "chip": surprise(beta * (2 * ratios[0] - ratios[1] - ratios[2])),
         "mpo": 0.8 * surprise(margin) + 0.2 * quality - means[0],
         "robust": ((1 - e) * surprise(margin) - e * surprise(-margin)) / (1 - 2 * e),
@@ -222,11 +225,29 @@ def other_slow_losses(new: list[list[float]], ratios: list[float], beta: float) 
     }
 
 
+def slow_kto(ratios: list[float], beta: float) -> float:
+    """A good and a bad answer, against the mean ratio of the next two, mismatched, if above 0."""
+    shift = max(0.0, (ratios[2] + ratios[3]) / 2)
+    gains = (ratios[0] - shift, shift - ratios[1])
+    return math.fsum(1 - 1 / (1 + math.exp(-beta * gain)) for gain in gains) / 2
+
+
+LOG_SQUARE = -0.4
+"""Log of the sum of squared probabilities, at every token."""
+
+
 def paired(policy: torch.Tensor, reference: torch.Tensor) -> PairLogps:
     """Chosen, rejected, and both again under other images; 7 tokens each."""
     counts = torch.full(policy.shape, 7)
     other = PairLogps(policy[:, 2:], reference[:, 2:], counts[:, 2:])
-    return PairLogps(policy[:, :2], reference[:, :2], counts[:, :2], contrast=other)
+    own = policy[:, :2], reference[:, :2], counts[:, :2]
+    weights = policy_weights(own[0], torch.full_like(own[0], 7 * LOG_SQUARE), own[2])
+    return PairLogps(*own, contrast=other, policy_weights=weights)
+
+
+def slow_weight(tokens: list[list[float]]) -> float:
+    """Of a pair: how likely the policy is to say both answers, against a token that it draws."""
+    return math.exp(math.fsum(math.fsum(own) / len(own) - LOG_SQUARE for own in tokens[:2]))
 
 
 def losses_of(beta: float) -> list[PairLoss]:
@@ -243,6 +264,7 @@ def test_objectives_against_a_slow_reference(loss: PairLoss) -> None:
     ours = loss(paired(tokens.sum(-1), old.sum(-1)))
     for pair in range(4):
         slow = slow_pair_loss(loss.name, tokens[pair].tolist(), old[pair].tolist(), 0.4)
+        slow *= slow_weight(tokens[pair].tolist()) if loss.name == "wpo" else 1.0
         assert math.isclose(float(ours[pair, 0]), slow, rel_tol=1e-12)
 
 
@@ -255,15 +277,17 @@ def test_gradients_against_a_slow_reference(loss: PairLoss) -> None:
     old = -torch.rand(4, 7, generator=draw, dtype=torch.float64)
     loss(paired(tokens.sum(-1)[None], old.sum(-1)[None])).sum().backward()
     assert tokens.grad is not None
+    held = slow_weight(tokens.tolist()) if loss.name == "wpo" else 1.0  # it has no gradient
     for branch in range(4):
-        if loss.name == "vdpo" and branch > 1:
+        if loss.name in ("vdpo", "kto") and branch > 1:
             assert float(tokens.grad[branch].abs().sum()) == 0  # that part has no gradient
             continue
         moved = [tokens.tolist(), tokens.tolist()]
         for by, one in zip((1e-6, -1e-6), moved, strict=True):
             one[branch][0] += by
         up, down = (slow_pair_loss(loss.name, one, old.tolist(), 0.4) for one in moved)
-        assert float(tokens.grad[branch, 0]) == pytest.approx((up - down) / 2e-6, abs=1e-7)
+        slope = held * (up - down) / 2e-6
+        assert float(tokens.grad[branch, 0]) == pytest.approx(slope, abs=1e-7)
 
 
 TERMS = "dpo:0.8,bco:0.2:beta=0.2:reward_shift=0.3,simpo:0.5,nll:0.7"
@@ -330,6 +354,55 @@ def test_optimal_transport_compares_ranks(loss: AOT) -> None:
     assert float(loss(paired(new, old)).sum()) == pytest.approx(slow, rel=1e-12)
 
 
+def labeled(policy: torch.Tensor, reference: torch.Tensor, labels: list[bool]) -> PairLogps:
+    """Answers without a pair and, in the second column, those to other prompts."""
+    counts = torch.full(policy.shape, 7)
+    other = PairLogps(policy[:, 1:], reference[:, 1:], counts[:, 1:])
+    return PairLogps(
+        policy[:, :1], reference[:, :1], counts[:, :1], contrast=other,
+        labels=torch.tensor(labels).unsqueeze(-1),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("moved", [2.0, -2.0], ids=["moved", "below zero"])
+def test_single_answers_by_a_slow_reference(moved: float) -> None:
+    """Each against the same estimate, which is 0 where other answers became less likely."""
+    draw = torch.Generator().manual_seed(5)
+    new, old = (-5 * torch.rand(4, 2, generator=draw, dtype=torch.float64) for _ in range(2))
+    new[:, 1] = old[:, 1] + moved * torch.rand(4, generator=draw, dtype=torch.float64)
+    new.requires_grad_()
+    labels, loss = [True, False, False, True], KTO(0.4, 1.5, 0.5)
+    found = Preference(loss)(labeled(new, old, labels))
+    found.sum().backward()
+    shift = max(0.0, math.fsum((new[:, 1] - old[:, 1]).tolist()) / 4)
+    for row, good in enumerate(labels):
+        sign, weight = (1, 1.5) if good else (-1, 0.5)
+        gain = sign * (float(new[row, 0] - old[row, 0]) - shift)
+        value = 1 / (1 + math.exp(-0.4 * gain))
+        assert float(found[row]) == pytest.approx(weight * (1 - value), rel=1e-12)
+        slope = -sign * weight * 0.4 * value * (1 - value)
+        assert new.grad is not None
+        assert new.grad[row].tolist() == pytest.approx([slope, 0.0], rel=1e-12)
+    measures = Preference(loss).measures(labeled(new, old, labels))
+    assert measures["kl"].tolist() == pytest.approx([shift] * 4)
+    assert measures["rewards_chosen"].shape == measures["rewards_rejected"].shape == (2,)
+    gains = [float(0.4 * (new - old)[row, 0]) for row in range(4)]
+    margins = [gains[0], -gains[1], -gains[2], gains[3]]
+    signs = [1, -1, -1, 1]
+    expected = [m - s * 0.4 * shift for m, s in zip(margins, signs, strict=True)]
+    assert measures["rewards_margin"].tolist() == pytest.approx(expected)
+
+
+def test_a_pair_is_a_good_and_a_bad_answer() -> None:
+    """The mean of two rows' losses beside the same answers to other prompts."""
+    draw = torch.Generator().manual_seed(6)
+    new, old = (-5 * torch.rand(3, 4, generator=draw, dtype=torch.float64) for _ in range(2))
+    loss = Preference(KTO(0.4, 1.5, 0.5))
+    apart = [torch.cat([one[:, [0, 2]], one[:, [1, 3]]]) for one in (new, old)]
+    rows = loss(labeled(apart[0], apart[1], [True] * 3 + [False] * 3))
+    assert torch.allclose(loss(paired(new, old)), rows.view(2, 3).mean(0))
+
+
 @pytest.mark.parametrize("alpha", [1.0, 0.3])
 def test_divergences_by_a_slow_reference(alpha: float) -> None:
     """Forward KL: 1 - 1/u of log-ratios 2 and -1; alpha 0.3: (1 - u^-0.3) / 0.3."""
@@ -340,7 +413,7 @@ def test_divergences_by_a_slow_reference(alpha: float) -> None:
     assert float(given(paired(new, old))) == pytest.approx(slow, rel=1e-12)
 
 
-FAR = [FDPO(0.1, "forward_kl"), FDPO(0.1, "alpha", 0.2), FDPO(0.1), DiscoPOP(0.1)]
+FAR = [FDPO(0.1, "forward_kl"), FDPO(0.1, "alpha", 0.2), FDPO(0.1), DiscoPOP(0.1), KTO(0.1)]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
@@ -349,9 +422,30 @@ def test_powers_stay_finite_far_out(loss: PairLoss, dtype: torch.dtype) -> None:
     """Policy and reference thousands of nats apart, in either direction."""
     far = torch.tensor([[-3000.0, 0.0], [0.0, -3000.0], [-3000.0, -3000.0]], dtype=dtype)
     far.requires_grad_()
-    found = loss(paired(far, torch.zeros(3, 2, dtype=dtype)))
+    found = loss(paired(far[:, [0, 1, 0, 1]], torch.zeros(3, 4, dtype=dtype)))
     found.sum().backward()
     assert found.isfinite().all() and far.grad is not None and far.grad.isfinite().all()
+
+
+def test_log_squares_against_a_slow_softmax() -> None:
+    """Also in half precision, and of logits far apart."""
+    logits = 3 * torch.randn(3, 5, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
+    for row, found in zip(logits.tolist(), log_squares(logits).tolist(), strict=True):
+        total = math.fsum(math.exp(logit) for logit in row)
+        slow = math.log(math.fsum((math.exp(logit) / total) ** 2 for logit in row))
+        assert found == pytest.approx(slow, rel=1e-12)
+    far = torch.tensor([[3e4, -3e4], [3e4, 3e4]])
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
+        assert log_squares(far.to(dtype)).tolist() == pytest.approx([0.0, -math.log(2)])
+
+
+@pytest.mark.parametrize("terms", ["wpo:1", "dpo:0.5,wpo:0.5", "kto:2:desirable_weight=3"])
+def test_terms_without_what_depends_on_the_rows(terms: str) -> None:
+    """Weights of rows are left out of the first check, not the loss with them."""
+    start = Preference(Combined(0.4, terms)).with_known_start()
+    logps = torch.tensor([[-3.0, -5.0, -4.0, -2.0]], dtype=torch.float64)
+    assert start.at_start is not None
+    assert float(start(paired(logps, logps))) == pytest.approx(start.at_start)
 
 
 def test_what_the_longer_answer_has_more_weighs_less() -> None:
@@ -465,6 +559,8 @@ def test_an_objective_describes_itself() -> None:
         (Preference(MPO(), (Likelihood(1.0),)), "--loss mpo has the likelihood already"),
         (Preference(MPO(), per_token=True), "running reward shift .* Leave --per-token out"),
         (Preference(Combined(terms="simpo:1,dpo:1"), per_token=True), "--loss simpo divides"),
+        (Preference(Combined(terms="kto:1,mdpo:1")), "can't have kto beside a loss of contrast"),
+        (Preference(KTO(desirable_weight=0.0)), "--desirable-weight is 0.0; give above 0"),
         (Preference(FDPO(divergence="alpha")), "needs --divergence-alpha, such as 0.5"),
         (Preference(FDPO(divergence_alpha=0.5)), "means nothing with --divergence js"),
         (Preference(LDDPO(excess_weight=1.0)), "--excess-weight is 1.0; give 0 to below 1"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -28,6 +29,7 @@ from veridical.objectives.dpo import DPO
 from veridical.objectives.exo import EXO
 from veridical.objectives.fdpo import FDPO
 from veridical.objectives.ipo import IPO
+from veridical.objectives.kto import KTO
 from veridical.objectives.lddpo import LDDPO
 from veridical.objectives.mpo import MPO
 from veridical.objectives.nca import NCA
@@ -37,8 +39,11 @@ from veridical.objectives.robust import Robust
 from veridical.objectives.simpo import SimPO
 from veridical.objectives.slic import SLiC
 from veridical.objectives.sppo import SPPO
+from veridical.objectives.wpo import WPO
 from veridical.train.loop import fine_tuning
+from veridical.train.loop.mismatched import with_mismatched
 from veridical.train.loop.outcomes import pair_logps, weighed
+from veridical.train.loop.rows import TrainingRows
 from veridical.world import model as world_model
 
 datasets = pytest.importorskip("datasets")
@@ -95,7 +100,7 @@ def their_loss(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Callab
         ref_model=load(folder / "reference"),
         args=trl.DPOConfig(
             output_dir=str(tmp_path_factory.mktemp("trl")), report_to=[], use_cpu=True, bf16=False,
-            max_length=None,
+            max_length=None, use_weighting=True,
         ),
         train_dataset=datasets.Dataset.from_list(rows, features=features()),
         processing_class=begins_itself(),
@@ -111,7 +116,8 @@ def their_loss(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Callab
         divergence = name if name.endswith(("_kl", "_divergence")) else "reverse_kl"
         trainer.f_divergence_type, trainer.f_alpha_divergence_coef = divergence, 0.6
         trainer.ld_alpha = 0.25 if name == "ld" else None
-        if name == "ld" or divergence == name:
+        trainer.use_weighting = name == "wpo"
+        if name in ("ld", "wpo") or divergence == name:
             trainer.loss_types = ["sigmoid"]
         found: float = trainer.compute_loss(trainer.model, dict(batch)).item()
         return found
@@ -156,7 +162,7 @@ def our_logps(folder: Path, weighs: PairLoss = DPO()) -> PairLogps:
     with torch.no_grad():
         groups = [weighed(weighs, group) for group in groups]
         batch = collate(policies[0], groups, True)
-        ours, reference = (response_logps(policy.model, batch) for policy in policies)
+        ours, reference = (response_logps(policy.model, batch, True) for policy in policies)
     return pair_logps(ours, reference.sums)
 
 
@@ -186,6 +192,7 @@ def our_loss(folder: Path, loss: Preference) -> float:
         ("js_divergence", Preference(FDPO(0.3, "js"))),
         ("alpha_divergence", Preference(FDPO(0.3, "alpha", 0.4))),
         ("ld", Preference(LDDPO(0.3, excess_weight=0.25))),
+        ("wpo", Preference(WPO(0.3))),
         ("sigmoid+bco_pair", Preference(MPO(0.3, generation_weight=0.0, reward_shift=0.0))),
     ],
     ids=lambda one: one if isinstance(one, str) else one.loss.name,
@@ -195,8 +202,9 @@ def test_the_same_loss_as_trl(
 ) -> None:
     expected = their_loss(theirs, 0.3, getattr(ours.loss, "label_smoothing", 0.0))
     found = our_loss(folder, ours)
-    assert ours.at_start is not None
-    assert abs(expected - ours.at_start) > 1e-4  # the reference makes a difference
+    start = ours.with_known_start().at_start
+    assert start is not None
+    assert abs(expected - start) > 1e-4  # the reference makes a difference
     assert found == pytest.approx(expected, rel=1e-5)
 
 
@@ -220,6 +228,50 @@ def test_the_same_loss_as_trls_without_a_reference(folder: Path, ours: PairLoss)
         own = means if ours.name == "simpo" else logps.policy
         expected = CPOTrainer.cpo_loss(given, *own.unbind(1))[0]
     assert torch.allclose(ours(logps).squeeze(1), expected, rtol=1e-5)
+
+
+def test_the_same_loss_as_trls_of_single_answers(folder: Path, tmp_path: Path) -> None:
+    """KTO on a batch with images, each answer also behind the next row's prompt."""
+    labels, loss = [True, False, True], KTO(0.3, 1.3, 0.7)
+    rows: list[dict[str, Any]] = [
+        {
+            "images": [picture(i)],
+            "prompt": [user_message("What do you see?")],
+            "completion": [assistant_message(chosen)],
+            "label": label,
+        }
+        for i, ((chosen, _), label) in enumerate(zip(ANSWERS, labels, strict=True))
+    ]
+    # The other way around the divergence would be below zero, and count as 0.
+    now, before = "policy", "reference"
+    trainer = trl.KTOTrainer(
+        model=load(folder / now),
+        ref_model=load(folder / before),
+        args=trl.KTOConfig(
+            output_dir=str(tmp_path), report_to=[], use_cpu=True, bf16=False, max_length=None,
+            beta=0.3, desirable_weight=1.3, undesirable_weight=0.7,
+            train_sampling_strategy="sequential", per_device_train_batch_size=3,
+        ),
+        train_dataset=datasets.Dataset.from_list(rows),
+        processing_class=begins_itself(),
+    )  # fmt: skip
+    trainer.model.eval()
+    expected = trainer.compute_loss(trainer.model, trainer.data_collator(rows)).item()
+    policies = [Policy(load(folder / name).eval(), begins_itself(), name) for name in (now, before)]
+    groups = [
+        replace(
+            render_group(policies[0], str(i), [picture(i)], row["prompt"], [row["completion"]]),
+            label=row["label"],
+        )
+        for i, row in enumerate(rows)
+    ]
+    groups = with_mismatched(TrainingRows(groups, [], 0, 3), None).groups
+    with torch.no_grad():
+        batch = collate(policies[0], groups, True)
+        ours, reference = (response_logps(policy.model, batch) for policy in policies)
+        logps = pair_logps(ours, reference.sums)
+    assert float(Preference(loss).measures(logps)["kl"][0]) > 0.1
+    assert float(Preference(loss)(logps).mean()) == pytest.approx(expected, rel=1e-5)
 
 
 def test_the_same_sft_loss_as_trl(folder: Path, tmp_path: Path) -> None:

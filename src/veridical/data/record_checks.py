@@ -51,6 +51,7 @@ MISSING = "is missing"
 READ_BY: dict[Kind, str] = {
     "conversation": "`build bdhs`, `build sample` and `train sft`",
     "preference": "`train dpo`, `train reward` and `train sft --kind preference`",
+    "unpaired": "`train dpo --loss kto --kind unpaired`",
     "prompt": "`build sample` and `train online --kind prompt`",
     "sample": "`build rate`, `build annotate`, `build rank` and `build best`",
 }

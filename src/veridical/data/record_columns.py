@@ -29,6 +29,7 @@ def arrow_features(kind: Kind, decode_images: bool = True) -> Features:
         "span_weights": List(
             {"answer": text, "start": Value("int64"), "end": Value("int64"), "weight": number}
         ),
+        "label": Value("bool"),
         "source": text,
     }
     columns = {"id": text, "images": List(image)}

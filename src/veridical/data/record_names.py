@@ -15,6 +15,8 @@ IMAGES = (
 """Names of the column of images, the plainest first."""
 QUESTIONS = ("question", "instruction", "query")
 ANSWERS = ("answer", "response", "output", "completion", "caption", "text")
+LABELS = ("kto_tag", "desirable")
+"""Other names of `label`: whether an answer without a pair is a good one."""
 EXPECTED = ("answer", "solution", "ground_truth")
 """Names of a prompt's expected answer. A longer text, as of a `response`, is no short answer."""
 ROLES = {"system": "system", "human": "user", "user": "user"} | dict.fromkeys(
@@ -70,6 +72,8 @@ def with_own_names(row: Mapping[str, object], kind: str) -> tuple[dict[str, obje
       the row has no column of images;
     - a prompt's `answer`, `solution` or `ground_truth` for its `expected_answer`, if it is a text
       or a number;
+    - an unpaired answer's `response`, `answer` or `output` for its `completion`, the last turn of
+      `messages` or `conversations`, and `kto_tag` or `desirable` for its `label`;
     - a question with an `answer`, `response`, `output`, `completion`, `caption` or `text` for a
       conversation.
 
@@ -81,7 +85,9 @@ def with_own_names(row: Mapping[str, object], kind: str) -> tuple[dict[str, obje
         _take(named, used, "images", IMAGES[2:])
     if kind == "preference":
         _name_pair(named, used)
-    if kind in ("preference", "prompt", "sample") and named.get("prompt") is None:
+    if kind == "unpaired":
+        _name_labeled(named, used)
+    if kind in ("preference", "prompt", "sample", "unpaired") and named.get("prompt") is None:
         _name_prompt(named, used)
     if kind == "prompt":
         plain = [name for name in EXPECTED if _is_short(named.get(name))]
@@ -217,6 +223,17 @@ def _name_pair(row: dict[str, object], used: set[str]) -> None:
         row["chosen"] = whole  # both are whole conversations, and begin alike
     elif isinstance(whole, list):
         row["prompt"], row["chosen"] = whole[:-1], whole[-1:]
+
+
+def _name_labeled(row: dict[str, object], used: set[str]) -> None:
+    _take(row, used, "label", LABELS)
+    turns = next((n for n in ("messages", "conversations") if row.get(n) is not None), None)
+    whole = _turns(row[turns]) if turns is not None else None
+    if turns is not None and isinstance(whole, list) and row.get("prompt") is None:
+        used.add(turns)
+        row["prompt"], row["completion"] = whole[:-1], whole[-1:]
+    _take(row, used, "completion", ANSWERS[:3])
+    row["completion"] = _turns(_one_message(row.get("completion")))
 
 
 def _is_short(value: object) -> bool:

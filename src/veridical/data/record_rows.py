@@ -23,10 +23,11 @@ from veridical.data.record_spans import check_prefix, check_spans, read_prefix, 
 from veridical.data.record_types import IMAGE_FIELDS, CheckedRow, ImageCell, Rating
 from veridical.runtime.progress import counted
 
-Kind = Literal["preference", "conversation", "prompt", "sample"]
+Kind = Literal["preference", "unpaired", "conversation", "prompt", "sample"]
 
 MESSAGE_FIELDS: dict[str, tuple[str, ...]] = {
     "preference": ("prompt", "chosen", "rejected"),
+    "unpaired": ("prompt", "completion"),
     "conversation": ("messages",),
     "prompt": ("prompt",),
     "sample": ("prompt", "responses"),
@@ -44,6 +45,7 @@ OPTIONAL_FIELDS: dict[str, tuple[str, ...]] = {
         "span_weights",
         "source",
     ),
+    "unpaired": ("label", "facts", "expected_answer", "source"),
     "conversation": ("source",),
     "prompt": ("facts", "expected_answer", "source"),
     "sample": ("ratings", "facts", "expected_answer", "source"),
@@ -93,7 +95,7 @@ def normalize(row: object, kind: Kind) -> CheckedRow:
     record: CheckedRow = {"id": _identity(row), "images": images}
     if kind == "preference":
         record |= _preference(row, len(images))
-    elif kind in ("prompt", "sample"):
+    elif kind in ("prompt", "sample", "unpaired"):
         record["prompt"] = _messages(row, "prompt", len(images))
         _check_turns("prompt", record["prompt"], last="user", images=len(images))
     elif row.get("messages") is None and row.get("conversations") is not None:
@@ -106,6 +108,8 @@ def normalize(row: object, kind: Kind) -> CheckedRow:
         _check_turns("messages", record["messages"], last="assistant", images=len(images))
     if kind == "sample":
         record["responses"] = _responses(row)
+    if kind == "unpaired":
+        record |= _labeled(row)
     record |= _optional(row, kind, len(images))
     if kind in ("preference", "sample"):
         _check_answers(record)
@@ -125,6 +129,8 @@ def content_id(record: CheckedRow) -> str:
     fields: list[object] = [*turns, record.get("messages")]
     if "responses" in record:
         fields.append(record["responses"])
+    if "completion" in record:
+        fields += [record["completion"], record["label"]]
     text = json.dumps([images, fields], sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -237,6 +243,17 @@ def _responses(row: Mapping[str, object]) -> list[list[Message]]:
     if not responses:
         raise RowError("responses", "is empty")
     return responses
+
+
+def _labeled(row: Mapping[str, object]) -> CheckedRow:
+    """The answer of a row without a pair, and whether it is a good one."""
+    for field in ("completion", "label"):
+        if row.get(field) is None:
+            raise RowError(field, "is missing")
+    label = row["label"]
+    if not isinstance(label, bool | int) or label not in (0, 1):
+        raise RowError("label", f"{label!r:.40} must be true (a good answer) or false (a bad one)")
+    return {"completion": _answer(row["completion"], "completion"), "label": bool(label)}
 
 
 def _check_answers(record: CheckedRow) -> None:

@@ -44,6 +44,8 @@ class CheckedRow(TypedDict, total=False):
     messages: list[Message]
     chosen: list[Message]
     rejected: list[Message]
+    completion: list[Message]
+    label: bool
     responses: list[list[Message]]
     rejected_images: list[ImageCell]
     contrast_images: list[ImageCell]
@@ -66,6 +68,8 @@ class NewRow(TypedDict, total=False):
     messages: Sequence[Message]
     chosen: Sequence[Message]
     rejected: Sequence[Message]
+    completion: Sequence[Message]
+    label: bool
     responses: Sequence[Sequence[Message]]
     rejected_images: Sequence[ImageLike | ImageCell]
     contrast_images: Sequence[ImageLike | ImageCell]
@@ -96,6 +100,19 @@ class PreferenceRow(TypedDict):
     beta_factor: NotRequired[float | None]
     answer_prefix: NotRequired[str | None]
     span_weights: NotRequired[list[SpanWeight] | None]
+    source: NotRequired[str | None]
+
+
+class UnpairedRow(TypedDict):
+    """A row of kind `unpaired`: one answer, and whether it is a good one."""
+
+    id: str
+    images: list[Image.Image]
+    prompt: list[Message]
+    completion: list[Message]
+    label: bool
+    facts: NotRequired[list[str] | None]
+    expected_answer: NotRequired[str | None]
     source: NotRequired[str | None]
 
 

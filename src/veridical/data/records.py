@@ -1,11 +1,13 @@
 """Records: the rows that the stages hand each other, read, checked and written.
 
-Four kinds, each a table with the columns below; content of messages is always a list of typed
+Five kinds, each a table with the columns below; content of messages is always a list of typed
 blocks (`veridical.data.messages`).
 
 - `preference`: `id`, `images`, `prompt`, `chosen`, `rejected` (TRL's vision preference format),
   and if any row has them `rejected_images`, `contrast_images`, `more_rejected`, `ratings`,
   `facts`, `expected_answer`, `beta_factor`, `answer_prefix`, `span_weights`, `source`.
+- `unpaired` (TRL's unpaired preference format): `id`, `images`, `prompt`, `completion`, `label`
+  (true: a good answer), and `facts`, `expected_answer`, `source`.
 - `conversation` (what SFT trains on): `id`, `images`, `messages`, and `source`.
 - `prompt`: `id`, `images`, `prompt`, and `facts`, `expected_answer`, `source`.
 - `sample` (what a policy said): `id`, `images`, `prompt`, `responses`, and `ratings`, `facts`,
@@ -67,6 +69,7 @@ from veridical.data.record_types import (
     PromptRow,
     Rating,
     SampleRow,
+    UnpairedRow,
 )
 from veridical.data.record_writing import write_records
 from veridical.runtime import processes
@@ -83,6 +86,7 @@ __all__ = [
     "RecordSet",
     "RowProblem",
     "SampleRow",
+    "UnpairedRow",
     "assistant_message",
     "clean_messages",
     "count_images",
@@ -278,7 +282,7 @@ def _on_access(batch: dict[str, list[object]]) -> dict[str, list[object]]:
 
 def _on_reading(column: str) -> Callable[..., object]:
     """What is made of a column's values, which Arrow gives as they were checked."""
-    if column in ("prompt", "chosen", "rejected", "messages"):
+    if column in ("prompt", "chosen", "rejected", "messages", "completion"):
         return clean_messages
     if column in ("more_rejected", "responses"):
         return _clean_answers

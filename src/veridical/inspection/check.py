@@ -35,6 +35,7 @@ FORMS = {
 }
 NAMES = {
     "preference": "preference pairs",
+    "unpaired": "answers without a pair",
     "conversation": "conversations",
     "prompt": "prompts",
     "sample": "sampled responses",
@@ -43,7 +44,7 @@ NAMES = {
 
 def data_check(
     file: Path,
-    kind: Literal["auto", "preference", "conversation", "prompt", "sample"] = "auto",
+    kind: Literal["auto", "preference", "unpaired", "conversation", "prompt", "sample"] = "auto",
     images_root: Path | None = None,
     images: bool = True,
     model: str | None = None,

@@ -85,6 +85,8 @@ def _asked(row: Row) -> tuple[list[Message], list[list[Message]]]:
         return record["messages"][:-1], [record["messages"][-1:]]
     if row.kind == "preference":
         return record["prompt"], [record["chosen"], record["rejected"]]
+    if row.kind == "unpaired":
+        return record["prompt"], [record["completion"]]
     answers = record.get("responses") or [[{"role": "assistant", "content": [_TEXT]}]]
     return record["prompt"], answers
 

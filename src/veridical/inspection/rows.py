@@ -82,6 +82,8 @@ class Row:
             several = self._field("responses")
             for place, answer in enumerate(several if isinstance(several, list) else []):
                 yield response_name(place), answer
+        elif self.kind == "unpaired":
+            yield "completion", self._field("completion")
         elif self.kind == "conversation":
             messages = self._field("messages")
             yield "answer", messages[-1:] if isinstance(messages, list) else None
@@ -151,6 +153,7 @@ def _fit(row: object, kind: Kind) -> float:
 
 def _lacks_columns(row: Row, kind: Kind) -> bool:
     needed = {"preference": ("chosen", "rejected"), "sample": ("responses",)}
+    needed["unpaired"] = ("completion", "label")
     return any(row.named.get(name) is None for name in needed.get(kind, ("messages",)))
 
 

@@ -61,8 +61,9 @@ class Batch:
         beta_factors: of each group, where any has another than 1. Shape: (groups, 1), float64.
         weights: of each response token that counts; None where all are 1. Shape: (tokens,),
             float64.
-        contrasts: how many of each group's last responses are its first ones again under other
-            images.
+        contrasts: how many of each group's last responses are there for a comparison alone.
+        labels: whether each group's answer is a good one, for rows without a pair.
+            Shape: (groups, 1), boolean.
     """
 
     inputs: dict[str, Any]
@@ -77,6 +78,7 @@ class Batch:
     beta_factors: Tensor | None = None
     weights: Tensor | None = None
     contrasts: int = 0
+    labels: Tensor | None = None
 
     def sum_by_response(self, values: Tensor) -> Tensor:
         """Sum a value of each token, times its weight, over its response.
@@ -217,7 +219,7 @@ def _row_draft(policy: Policy, groups: Sequence[Group]) -> Draft:
     return Draft(
         Batch(
             inputs, False, rows, sources, targets, rows, ends, len(groups), k, factors, weights,
-            again,
+            again, _labels(groups),
         )
     )  # fmt: skip
 
@@ -326,6 +328,7 @@ def _shared_draft(policy: Policy, groups: Sequence[Group]) -> Draft:
         _beta_factors(groups),
         _weights(groups),
         groups[0].contrasts or 0,
+        _labels(groups),
     )
     branches = tuple(
         (length, *(len(groups[i].response_ids[n]) for n in responses))
@@ -409,6 +412,12 @@ def _beta_factors(groups: Sequence[Group]) -> Tensor | None:
     if all(factor == [1.0] for factor in factors):
         return None
     return torch.tensor(factors, dtype=torch.float64)
+
+
+def _labels(groups: Sequence[Group]) -> Tensor | None:
+    """Of rows without a pair; None of pairs."""
+    labels = [group.label for group in groups]
+    return None if None in labels else torch.tensor(labels).unsqueeze(-1)
 
 
 def _weights(groups: Sequence[Group]) -> Tensor | None:

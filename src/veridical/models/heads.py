@@ -62,6 +62,31 @@ def head_logps(head: Any, hidden: Tensor, targets: Tensor, chunk: int | None = N
     return torch.cat([checkpoint(piece, *pair, use_reentrant=False) for pair in pieces])
 
 
+@torch.no_grad()
+def head_log_squares(head: Any, hidden: Tensor, chunk: int | None = None) -> Tensor:
+    """Log of the sum of squared probabilities at each position, a few positions at a time.
+
+    Args:
+        head: the output embedding.
+        hidden: last hidden states. Shape: (tokens, hidden).
+        chunk: as for `head_logps`.
+
+    Returns:
+        In at least float32. Shape: (tokens,).
+    """
+    pieces = hidden.split(chunk or chunk_of(head, hidden.device))
+    return torch.cat([log_squares(head(states)) for states in pieces])
+
+
+@torch.no_grad()
+def log_squares(logits: Tensor) -> Tensor:
+    """Log sum p^2 of the softmax, in at least float32. Shape: (..., vocabulary) to (...,)."""
+    if logits.dtype in (torch.float16, torch.bfloat16):
+        logits = logits.float()
+    logits = logits - logits.amax(-1, keepdim=True)  # or far logits leave few digits
+    return (2 * logits).logsumexp(-1) - 2 * logits.logsumexp(-1)
+
+
 def chunk_of(head: Any, device: torch.device) -> int:
     """Positions whose logits are made at once."""
     vocabulary = int(getattr(head, "out_features", 0) or head.weight.shape[0])

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from veridical.models.batching import Batch, collate
 from veridical.models.branch_attention import remember, rows_of
-from veridical.models.heads import head_logps, token_logps
+from veridical.models.heads import head_log_squares, head_logps, log_squares, token_logps
 from veridical.models.policy import Policy, unwrap
 from veridical.models.precision import HALF, mixing
 from veridical.models.rendering import Group
@@ -32,7 +32,10 @@ class ResponseLogps:
             Shape: (groups, 1).
         lengths: what a mean over tokens divides by, where weights make it another than `counts`.
             Shape: (groups, k).
-        contrasts: how many of the last responses are the first ones again under other images.
+        contrasts: how many of the last responses are there for a comparison alone.
+        labels: whether answers without a pair are good ones. Shape: (groups, 1), boolean.
+        log_squares: log of the sum of squared probabilities at each token, summed as `sums`,
+            without gradient; None where it was not asked for. Shape: (groups, k).
     """
 
     sums: Tensor
@@ -40,22 +43,33 @@ class ResponseLogps:
     beta_factors: Tensor | None = None
     lengths: Tensor | None = None
     contrasts: int = 0
+    labels: Tensor | None = None
+    log_squares: Tensor | None = None
 
 
-def logps_of(batch: Batch, sums: Tensor, counts: Tensor | None = None) -> ResponseLogps:
+def logps_of(
+    batch: Batch, sums: Tensor, counts: Tensor | None = None, squares: Tensor | None = None
+) -> ResponseLogps:
     """A batch's log-probabilities, with what the batch says of its groups beside them."""
     lengths = None if batch.weights is None else batch.lengths
     counts = batch.token_counts if counts is None else counts
-    return ResponseLogps(sums, counts, batch.beta_factors, lengths, batch.contrasts)
+    return ResponseLogps(
+        sums, counts, batch.beta_factors, lengths, batch.contrasts, batch.labels, squares
+    )
 
 
-def response_logps(model: PreTrainedModel, batch: Batch) -> ResponseLogps:
+def response_logps(model: PreTrainedModel, batch: Batch, squares: bool = False) -> ResponseLogps:
     """Log-probability of every response of a batch, whichever way it is laid out.
 
     Args:
         model: Transformers' model, or a PEFT model around it.
         batch: from `collate`.
+        squares: compute `log_squares` too, which takes the head's product once more.
     """
+    if squares:
+        logps, squared = batch_logps_and_squares(model, batch)
+        sums = batch.sum_by_response(logps)
+        return logps_of(batch, sums, squares=batch.sum_by_response(squared))
     return logps_of(batch, batch.sum_by_response(batch_logps(model, batch)))
 
 
@@ -72,6 +86,20 @@ def batch_logps(model: PreTrainedModel, batch: Batch) -> Tensor:
         return head_logps(core.get_output_embeddings(), states, batch.targets)
     kept, where = batch.sources.unique(return_inverse=True)
     return token_logps(stock_logits(core, batch.inputs, kept)[batch.rows, where], batch.targets)
+
+
+def batch_logps_and_squares(model: PreTrainedModel, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Log-probability of every response token, and log sum p^2 of all tokens in its place.
+
+    Shape of each: (tokens,); the second has no gradient.
+    """
+    core = unwrap(model)
+    if heads_logits_suffice(core, batch):
+        states, head = predicting_states(model, batch), core.get_output_embeddings()
+        return head_logps(head, states, batch.targets), head_log_squares(head, states)
+    kept, where = batch.sources.unique(return_inverse=True)
+    logits = stock_logits(core, batch.inputs, kept)[batch.rows, where]
+    return token_logps(logits, batch.targets), log_squares(logits)
 
 
 def hidden_states(model: PreTrainedModel, batch: Batch) -> Tensor:

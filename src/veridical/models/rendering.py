@@ -56,8 +56,9 @@ class Group:
         beta_factor: what a preference loss multiplies its beta by for this pair.
         weights: for each response, what each token's log-probability is multiplied by; empty where
             all weights are 1. Shape of each: (tokens,), float64.
-        contrasts: how many of the last responses are the first ones again under other images;
-            None where none is.
+        contrasts: how many of the last responses are there for a comparison alone: the first ones
+            again under other images, or answers of other rows; None where none is.
+        label: of a row without a pair, whether its answer is a good one.
         token_counts: how many tokens each response's text has, those that were cut off included;
             empty where none were cut off.
         prompt_tokens: for each response, how many tokens its prompt has, image tokens included;
@@ -78,6 +79,7 @@ class Group:
     prompt_tokens: tuple[int, ...] = ()
     weights: tuple[Tensor, ...] | None = None
     contrasts: int | None = None
+    label: bool | None = None
 
     def images_of(self, response: int) -> tuple[ImageLike, ...]:
         """What is seen when this response is judged."""

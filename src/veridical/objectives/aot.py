@@ -24,6 +24,8 @@ class AOT(PairLoss):
 
     name: ClassVar[str] = "aot"
     over_batch: ClassVar[bool] = True
+    reads_batch: ClassVar[str] = "sorts the pairs of a batch"
+    batch_of_one: ClassVar[str] = "it is DPO. Set a larger --batch-size, or dpo in its place."
     beta: Annotated[float, ABOVE_ZERO] = 0.1
     label_smoothing: Annotated[float, Range(0, 0.5, below=True)] = 0.0
 

@@ -6,7 +6,7 @@ import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -32,8 +32,13 @@ class PairLogps:
         beta_factors: what each pair multiplies beta by; None where none says so. Shape: (pairs, 1).
         weight_sums: of each answer's tokens; None where all weights are 1.
             Shape: (pairs, 1 + rejected).
-        contrast: of the first answers again, under other images, for losses that ask for it by
-            `contrasts`. Shapes: (pairs, contrasts).
+        contrast: of answers that are there for a comparison alone: the first ones again under other
+            images, for losses that ask for it by `contrasts`, or answers to other prompts, by
+            `mismatched`. Shapes: (pairs, contrasts).
+        labels: of rows without a pair, which then are all in the first column: whether the answer
+            is a good one. Shape: (rows, 1), boolean.
+        policy_weights: how likely the policy is to say each answer, near 1 where it is its own, for
+            losses that ask for it by `needs_squares`. Shape as `policy`.
         mean_log_ratio: of the answers of all steps before this one, for losses that ask for it by
             `follows_rewards`; 0 before the first step.
     """
@@ -45,6 +50,8 @@ class PairLogps:
     weight_sums: Tensor | None = None
     contrast: PairLogps | None = None
     mean_log_ratio: float = 0.0
+    labels: Tensor | None = None
+    policy_weights: Tensor | None = None
 
     @property
     def branches(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -140,10 +147,15 @@ class Objective(Described):
         needs_reference: whether the reference's log-probabilities are used.
         contrasts: how many of a pair's answers, the chosen one first, it compares with themselves
             under other images.
+        mismatched: whether it reads answers to other prompts beside each pair's own.
+        needs_squares: whether it reads `PairLogps.policy_weights`, which take the sum of squared
+            probabilities at each token.
     """
 
     needs_reference: ClassVar[bool] = True
     contrasts: ClassVar[int] = 0
+    mismatched: ClassVar[bool] = False
+    needs_squares: ClassVar[bool] = False
 
     @abstractmethod
     def __call__(self, logps: PairLogps) -> Tensor:
@@ -182,6 +194,8 @@ class PairLoss(Objective):
         two_answers: whether it needs exactly two answers; pairs with further rejected ones are
             refused.
         over_batch: whether a pair's loss depends on the other pairs of its batch.
+        reads_batch: what it then does, for messages.
+        batch_of_one: what a batch of one is, and what to set.
     """
 
     uses_beta_factors: ClassVar[bool] = False
@@ -189,6 +203,8 @@ class PairLoss(Objective):
     averages_tokens: ClassVar[bool] = False
     two_answers: ClassVar[bool] = False
     over_batch: ClassVar[bool] = False
+    reads_batch: ClassVar[str] = ""
+    batch_of_one: ClassVar[str] = ""
     beta: float
 
     @property
@@ -201,8 +217,8 @@ class PairLoss(Objective):
         """The loss whose rewards are logged."""
         return self
 
-    def with_known_start(self) -> Self:
-        """Without the parts whose value at the start depends on the rows, if others are left."""
+    def with_known_start(self) -> PairLoss:
+        """Without what makes the value at the start depend on the rows, if anything is left."""
         return self
 
     def weigh(

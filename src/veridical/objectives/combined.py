@@ -62,11 +62,15 @@ class Combined(WeightedSum):
         super().check()
 
     def with_known_start(self) -> Self:
-        """Without the terms whose value at the start depends on the rows, if others are left."""
-        known = [part for part in self.parts if part.objective.at_start is not None]
-        if not any(isinstance(one, PairLoss) for _, one in known):
+        """Without what makes the value at the start depend on the rows, if a loss is left."""
+        known: dict[str, Part] = {}
+        for weight, one in self.parts:
+            plain = one.with_known_start() if isinstance(one, PairLoss) else one
+            if plain.at_start is not None:
+                known.setdefault(plain.name, Part(weight, plain))
+        if not any(isinstance(one, PairLoss) for _, one in known.values()):
             return self
-        return dataclasses.replace(self, terms=",".join(map(written, known)))
+        return dataclasses.replace(self, terms=",".join(map(written, known.values())))
 
 
 def written(part: Part) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import torch
 from torch import Tensor
@@ -12,6 +12,7 @@ from torch import Tensor
 from veridical.objectives.base import Described, PairLogps, PairLoss, Part
 from veridical.objectives.combined import Combined
 from veridical.objectives.dpo import DPO
+from veridical.objectives.kto import estimated_kl
 from veridical.objectives.likelihood import Likelihood
 from veridical.objectives.table import AnyPairLoss, AnyTerm
 from veridical.objectives.weighted_sum import sum_at_start
@@ -99,6 +100,16 @@ class Preference(Described):
         return any(loss.over_batch for loss in self.pair_losses)
 
     @property
+    def mismatched(self) -> bool:
+        """Whether answers to other prompts are read."""
+        return any(one.mismatched for _, one in self.parts)
+
+    @property
+    def needs_squares(self) -> bool:
+        """Whether the whole distribution at each token is used."""
+        return any(one.needs_squares for _, one in self.parts)
+
+    @property
     def contrasts(self) -> int:
         """How many of a pair's answers are needed under other images too."""
         return max(one.contrasts for _, one in self.parts)
@@ -116,7 +127,8 @@ class Preference(Described):
     def with_known_start(self) -> Preference:
         """Without the parts whose value at the start depends on the rows."""
         known = tuple(term for term in self.terms if term.at_start is not None)
-        return dataclasses.replace(self, loss=self.loss.with_known_start(), terms=known)
+        loss = cast("AnyPairLoss | Combined", self.loss.with_known_start())
+        return dataclasses.replace(self, loss=loss, terms=known)
 
     def check(self) -> None:
         """Refuse settings that make no sense.
@@ -139,6 +151,11 @@ class Preference(Described):
                 "--per-token true divides these. Leave --per-token out, or set a number "
                 "(--reward-shift 0)."
             )
+        if self.mismatched and self.contrasts:
+            raise UserError(
+                "--terms can't have kto beside a loss of contrast_images: its divergence is of "
+                "answers to other prompts, which would stand in their place. Leave one of them out."
+            )
         if sum(isinstance(one, Likelihood) for _, one in self.parts) > 1:
             raise UserError(
                 f"--loss {self.loss.name} has the likelihood already, and --nll-weight would add "
@@ -151,6 +168,8 @@ class Preference(Described):
         Shape of each: (pairs,).
         """
         lead = self.loss.lead
+        if logps.labels is not None:
+            return labeled_measures(logps, logps.labels, lead)
         rewards, read = lead.rewards(logps), lead.as_read(logps)
         sizes = torch.maximum(read.policy.abs(), read.reference.abs())[:, :2].amax(-1).detach()
         beta = logps.scaled(lead.beta)
@@ -182,6 +201,40 @@ class Preference(Described):
             "at_start": self.with_known_start().at_start,
             "needs_reference": self.needs_reference,
         }
+
+
+def labeled_measures(logps: PairLogps, labels: Tensor, lead: PairLoss) -> dict[str, Tensor]:
+    """What is logged of answers without a pair; `rewards_chosen` and the like are of good ones.
+
+    Margin and accuracy are of each answer: whether its reward is on its label's side of the
+    estimated divergence.
+
+    Args:
+        logps: of the batch.
+        labels: whether each is a good one. Shape: (rows, 1), boolean.
+        lead: the loss.
+
+    Returns:
+        Shape of each: (rows,), or as many as there are of its kind.
+    """
+    rewards, good = lead.rewards(logps).squeeze(-1), labels.squeeze(-1)
+    shift = estimated_kl(logps)
+    margin = torch.where(good, 1, -1) * (rewards - lead.beta * shift)
+    sizes = torch.maximum(logps.policy.abs(), logps.reference.abs()).squeeze(-1).detach()
+    found = {
+        "rewards_margin": margin,
+        "rewards_accuracy": pair_accuracy(
+            margin, torch.zeros_like(margin), lead.beta * ROUNDING * sizes
+        ),
+        "kl": shift.expand_as(rewards),
+    }
+    for branch, own in (("chosen", good), ("rejected", ~good)):
+        found |= {
+            f"rewards_{branch}": rewards[own],
+            f"logps_{branch}": logps.policy[own, 0],
+            f"{branch}_tokens": logps.token_counts[own, 0],
+        }
+    return found
 
 
 @dataclass(frozen=True)

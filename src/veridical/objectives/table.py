@@ -16,6 +16,7 @@ from veridical.objectives.dpo import DPO
 from veridical.objectives.exo import EXO
 from veridical.objectives.fdpo import FDPO
 from veridical.objectives.ipo import IPO
+from veridical.objectives.kto import KTO
 from veridical.objectives.lddpo import LDDPO
 from veridical.objectives.likelihood import Likelihood
 from veridical.objectives.mdpo import MDPO
@@ -27,9 +28,10 @@ from veridical.objectives.simpo import SimPO
 from veridical.objectives.slic import SLiC
 from veridical.objectives.sppo import SPPO
 from veridical.objectives.vdpo import VDPO
+from veridical.objectives.wpo import WPO
 
 AnyPairLoss = (
-    DPO | IPO | SLiC | DDPO | LDDPO | MDPO | CHiP | VDPO | MPO | BCO | FDPO | Robust | EXO | NCA
-    | SPPO | APOZero | APODown | AOT | UnpairedAOT | DiscoPOP | SimPO | CPO | ORPO
+    DPO | IPO | SLiC | DDPO | LDDPO | WPO | MDPO | CHiP | VDPO | MPO | BCO | FDPO | Robust | EXO
+    | NCA | SPPO | APOZero | APODown | AOT | UnpairedAOT | DiscoPOP | KTO | SimPO | CPO | ORPO
 )  # fmt: skip
 AnyTerm = Likelihood

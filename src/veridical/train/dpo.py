@@ -9,12 +9,14 @@ from typing import Literal
 from veridical.checks.proving import noise_floor
 from veridical.models.model_argument import Model
 from veridical.models.tuning import prepare_training
+from veridical.objectives.kto import KTO
 from veridical.objectives.preference import AveragedPreference, Preference
 from veridical.runtime.errors import UserError
 from veridical.train.loop.features import keep_features, with_features
 from veridical.train.loop.finish import finish_run
 from veridical.train.loop.layout import find_sharing
 from veridical.train.loop.memory import finish_dry_run
+from veridical.train.loop.mismatched import tell_balance, with_mismatched
 from veridical.train.loop.outcomes import (
     preference_outcome,
     require_used,
@@ -25,7 +27,7 @@ from veridical.train.loop.pair_proofs import check_pairs
 from veridical.train.loop.reference import choose_reference, prepare_reference
 from veridical.train.loop.reward_shift import RunningMean
 from veridical.train.loop.rounding import tell_merged
-from veridical.train.loop.rows import read_training_rows
+from veridical.train.loop.rows import longest_row, read_training_rows
 from veridical.train.loop.run import train_and_save
 from veridical.train.loop.scorer import Scorer
 from veridical.train.loop.start import Given, load_start_beside_reference, start_training
@@ -41,6 +43,7 @@ def train_dpo(
     objective: AveragedPreference = AveragedPreference(),
     reference: Literal["precomputed", "in_step"] = "precomputed",
     reference_model: Model | None = None,
+    kind: Literal["preference", "unpaired"] = "preference",
     training: Training = Training(learning_rate=1e-6, epochs=3.0),
 ) -> None:
     """Align MODEL on the preference pairs in DATA and write the result to OUT.
@@ -52,29 +55,36 @@ def train_dpo(
     Args:
         model: hub name, folder, adapter folder or `embedded`; in Python also a loaded policy,
             which is trained in place.
-        data: preference pairs, Parquet or JSON Lines.
+        data: preference pairs, or other records by `kind`, Parquet or JSON Lines.
         out: folder for the run: `model/`, `log.jsonl`, `proofs.json`, `run.json`.
         objective: what is minimized.
         reference: `precomputed` runs the reference once before training and stores its
             log-probs; `in_step` runs it at every step (full tuning then keeps a second model).
         reference_model: hold the policy to this model instead of to its own start, as in a second
             round; of the same family, with the same tokenizer.
+        kind: what DATA holds: `preference`, or `unpaired`: single answers, each a good or a bad
+            one, for the loss `kto` (which takes pairs too).
         training: what every training command takes.
     """
-    check_dpo(objective, model, reference_model)
+    check_dpo(objective, model, reference_model, kind)
     require_whole_batch(objective, training.batch_size, training.accumulation)
     options = {
         "objective": objective, "reference": reference, "reference_model": reference_model,
+        "kind": kind,
     }  # fmt: skip
     with start_training(Given("train dpo", model, data, out, training, options)) as run:
         start = load_start_beside_reference(model, training, run)
         more = objective.first_rejected_weight < 1
         read = read_training_rows(
-            start, data, "preference", ("chosen", "rejected"), training, more, objective.contrasts
+            start, data, kind, ("chosen", "rejected"), training, more, objective.contrasts
         )
         require_used(objective, read.groups)
         read = read.changed(partial(weighed, objective.loss))
+        if objective.mismatched:
+            read = with_mismatched(read, longest_row(start, training))
         rows = training_set(start, read, training, out)
+        if kind == "unpaired" and isinstance(objective.loss, KTO):
+            tell_balance(rows.train.groups, objective.loss)
         held_to = choose_reference(
             start, model, objective.needs_reference, reference, reference_model, training, run
         )
@@ -84,7 +94,12 @@ def train_dpo(
         held_to, rows = prepare_reference(held_to, rows, sharing.allowed, floor, training, run)
         features = keep_features(start, training)
         policy = prepare_training(start, training.trained)
-        scorer = Scorer(policy, held_to.policy, model_dropout=training.model_dropout)
+        scorer = Scorer(
+            policy,
+            held_to.policy,
+            model_dropout=training.model_dropout,
+            squares=objective.needs_squares,
+        )
         follow = RunningMean() if objective.follows_rewards else None
         task = Task(
             scorer,
@@ -107,13 +122,20 @@ def train_dpo(
         print(f"The aligned model is in {out / trained.name}.")
 
 
-def check_dpo(objective: Preference, model: Model, reference_model: Model | None) -> None:
+def check_dpo(
+    objective: Preference, model: Model, reference_model: Model | None, kind: str
+) -> None:
     """Refuse options that make no sense together.
 
     Raises:
         UserError: names the option.
     """
     objective.check()
+    if kind == "unpaired" and [type(one) for _, one in objective.parts] != [KTO]:
+        raise UserError(
+            "--kind unpaired has single answers, and only --loss kto learns from these. Set --loss "
+            "kto without --terms and --nll-weight, or give pairs with --kind preference."
+        )
     if reference_model and not objective.needs_reference:
         raise UserError(
             f"--reference-model means nothing with --loss {objective.loss.name}, which compares "

@@ -121,6 +121,11 @@ def train_online(
         check_similarity(bdhs.similarity)
     objective.check()
     require_whole_batch(objective, training.batch_size, training.accumulation)
+    if objective.mismatched:
+        raise UserError(
+            "--loss kto reads answers to other prompts beside each row's own, which fresh pairs "
+            "don't have. Set another --loss, or use train dpo."
+        )
     if objective.contrasts:
         raise UserError(
             f"--loss {objective.loss.name} compares answers under contrast_images, which fresh "
@@ -161,7 +166,12 @@ def train_online(
         )
         sharing = find_sharing(training, few, policy)
         tell_merged(run, "model", policy, few, sharing.allowed)
-        scorer = Scorer(policy, second, model_dropout=training.model_dropout)
+        scorer = Scorer(
+            policy,
+            second,
+            model_dropout=training.model_dropout,
+            squares=objective.needs_squares,
+        )
         follow = RunningMean() if objective.follows_rewards else None
         task = Task(
             scorer,

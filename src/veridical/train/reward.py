@@ -200,7 +200,7 @@ def check_rewards(
     """
     policy.model.eval()
     with torch.no_grad():
-        rewards, counts = task.scorer(collate(policy, few, task.share_prefix))
+        rewards, counts, _ = task.scorer(collate(policy, few, task.share_prefix))
         loss = float(task.objective(ResponseLogps(rewards, counts), rewards).loss_sum) / len(few)
     start = reward_start(rewards, loss, objective.at_start)
     return check_before_training(policy, few, task.share_prefix, out, start, reward_measure)

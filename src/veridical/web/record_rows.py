@@ -148,7 +148,7 @@ def shown_record(row: Row, id: str, problem: str, marking: Marking | None) -> Sh
         f"{rating['answer']}.{rating['aspect']}": float(rating["value"])
         for rating in (row.record or {}).get("ratings") or []
     }
-    for name in ("beta_factor", "expected_answer", "answer_prefix"):
+    for name in ("label", "beta_factor", "expected_answer", "answer_prefix"):
         value = (row.record or {}).get(name)
         if value is not None:
             fields[name] = value

@@ -37,12 +37,12 @@ class Format:
     ours: bool = False
 
 
-ALL: tuple[Kind, ...] = ("preference", "conversation", "prompt", "sample")
+ALL: tuple[Kind, ...] = ("preference", "unpaired", "conversation", "prompt", "sample")
 TRAINED: tuple[Kind, ...] = ("preference", "conversation")
 FORMATS: dict[str, Format] = {
     one.name: one
     for one in (
-        Format("trl", ("preference", "conversation", "prompt"), "records", use=trl.USE),
+        Format("trl", ("preference", "unpaired", "conversation", "prompt"), "records", use=trl.USE),
         Format(
             "llamafactory", TRAINED, "jsonl", llamafactory.row, llamafactory.beside,
             llamafactory.USE,

@@ -19,6 +19,11 @@ def fits(row: Mapping[str, object]) -> Fit | None:
     """Why a row is of this shape."""
     if _has_answers(row, "responses"):
         return Fit("it has a prompt and a list `responses`", "sample")
+    labeled, used = with_own_names(row, "unpaired")
+    good = isinstance(labeled.get("label"), bool) and labeled.get("prompt") is not None
+    if good and _is_answer(labeled.get("completion")):
+        theirs = sorted(used | {name for name in ("completion", "label") if name in row})
+        return Fit(f"it has {', '.join(theirs)}, and no other answer", "unpaired")
     for kind, wanted in (("preference", ("chosen", "rejected")), ("conversation", ("messages",))):
         named, used = with_own_names(row, kind)
         if all(_is_answer(named.get(name)) for name in wanted):

@@ -13,6 +13,7 @@ from veridical.models.rendering import Group
 from veridical.objectives.base import PairLogps, PairLoss
 from veridical.objectives.combined import Combined
 from veridical.objectives.preference import Preference
+from veridical.objectives.wpo import policy_weights
 from veridical.runtime import processes
 from veridical.runtime.errors import UserError
 from veridical.train.loop.reward_shift import RunningMean
@@ -46,13 +47,17 @@ def pair_logps(policy: ResponseLogps, reference: Tensor) -> PairLogps:
         factors = factors.to(policy.sums)
     if lengths is not None:
         lengths = lengths.to(policy.sums)
+    weights = None
+    if policy.log_squares is not None:
+        weights = policy_weights(policy.sums, policy.log_squares, policy.counts)
     split = policy.sums.shape[1] - policy.contrasts
 
     def part(columns: slice, contrast: PairLogps | None = None) -> PairLogps:
         own = None if lengths is None else lengths[:, columns]
         return PairLogps(
             policy.sums[:, columns], reference[:, columns], policy.counts[:, columns], factors,
-            own, contrast,
+            own, contrast, labels=policy.labels,
+            policy_weights=None if weights is None else weights[:, columns],
         )  # fmt: skip
 
     return part(slice(split), part(slice(split, None)) if policy.contrasts else None)
@@ -89,16 +94,16 @@ def require_whole_batch(objective: Preference, batch_size: int, accumulation: in
     if not objective.over_batch:
         return
     name, option = _chosen(objective, lambda loss: loss.over_batch)
+    loss = next(one for one in objective.pair_losses if one.over_batch)
     if batch_size == 1:
         raise UserError(
-            f"{option} {name} sorts the pairs of a batch; with --batch-size 1 it is DPO. Set a "
-            f"larger --batch-size, or dpo in place of {name}."
+            f"{option} {name} {loss.reads_batch}; with --batch-size 1 {loss.batch_of_one}"
         )
     if accumulation == 1 and processes.world_size() == 1:
         return
     raise UserError(
-        f"{option} {name} sorts the pairs of a batch, so all pairs of a step have to be in one. "
-        "Set --accumulation 1 with a larger --batch-size, in a single process."
+        f"{option} {name} {loss.reads_batch}, so all rows of a step have to be in one. Set "
+        "--accumulation 1 with a larger --batch-size, in a single process."
     )
 
 

@@ -30,7 +30,7 @@ from veridical.train.loop.left_out import LeftOut
 SPOT_CHECKS = 2
 BLOCK = 256
 """Pairs an entry of the cache: what an interruption may lose."""
-NOT_IN_KEY = ("id", "beta_factor", "prompt_tokens")
+NOT_IN_KEY = ("id", "beta_factor", "prompt_tokens", "label")
 """Fields of a group that its log-probs do not depend on: lengths are counted from the rest."""
 
 

@@ -46,7 +46,7 @@ class RowMeans:
         if not sums:
             return {}
         means: dict[str, Any] = {
-            n: total / rows for n, (total, rows) in sums.items() if not n.startswith("_")
+            n: total / rows for n, (total, rows) in sums.items() if rows and not n.startswith("_")
         }
         counted = sums["_count"][0]
         means["mean_loss"] = sums["_loss_sum"][0] / counted if counted else None

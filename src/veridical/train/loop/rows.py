@@ -88,7 +88,7 @@ def read_training_rows(
     Args:
         policy: whose template, tokenizer and processor are used.
         data: a file that `read_records` takes.
-        kind: `preference`, or `conversation` (every assistant turn is learned).
+        kind: `preference`, `unpaired`, or `conversation` (every assistant turn is learned).
         branches: the message columns that are responses, e.g. ("chosen", "rejected").
         training: where images are, how long rows may be, and how many may be unusable.
         more_rejected: take a pair's `more_rejected` answers as further responses. Where some
@@ -105,6 +105,8 @@ def read_training_rows(
     def render(row: CheckedRow, images: Images) -> list[Group]:
         if kind == "conversation":
             return _conversation(policy, row, images, most_tokens)
+        if kind == "unpaired":
+            return [_labeled(policy, row, images, most_tokens)]
         group = render_pair(policy, row, images, branches, more_rejected, most_tokens, contrasts)
         refuse_collapsed(group)
         further = further_collapsed(group)
@@ -159,7 +161,7 @@ def render_rows(
         files |= {group.id: number for group, _ in found}
         taken |= set(records.ids)
     groups = _even_out(groups)
-    limit = training.max_length or _own_limit(policy)
+    limit = longest_row(policy, training)
     checked = check_lengths(policy, groups, limit)
     skipped += [origins[id].left_out(id, at, why) for id, (at, why) in checked.refused.items()]
     groups = checked.fit
@@ -239,6 +241,17 @@ def _conversation(
     return render_conversation(policy, row["id"], pictures, messages, max_response_tokens)
 
 
+def _labeled(
+    policy: Policy, row: CheckedRow, images: Images, max_response_tokens: int | None
+) -> Group:
+    pictures = images.of_prompt(count_images(row["prompt"]))
+    answer = Answer(row["completion"])
+    group = render_answers(
+        policy, row["id"], pictures, row["prompt"], [answer], max_response_tokens
+    )
+    return dataclasses.replace(group, label=row["label"])
+
+
 def render_pair(
     policy: Policy,
     row: CheckedRow,
@@ -307,7 +320,10 @@ def _repeat_last(group: Group, times: int) -> Group:
     return dataclasses.replace(take_responses(group, places), cut=cut)
 
 
-def _own_limit(policy: Policy) -> int | None:
+def longest_row(policy: Policy, training: Training) -> int | None:
+    """How many tokens prompt and answer may have; None for no limit."""
+    if training.max_length:
+        return training.max_length
     limit = getattr(policy.core.config.get_text_config(), "max_position_embeddings", None)
     return int(limit) if limit else None
 

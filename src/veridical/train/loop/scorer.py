@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +28,20 @@ from veridical.train.loop.seen import (
 )
 
 
+class Scores(NamedTuple):
+    """What a scorer says of a batch's responses.
+
+    Attributes:
+        sums: log-probabilities in nats (with a head: rewards). Shape: (groups, k).
+        counts: lengths in tokens. Shape: (groups, k).
+        squares: as `ResponseLogps.log_squares`, if asked for. Shape: (groups, k).
+    """
+
+    sums: Tensor
+    counts: Tensor
+    squares: Tensor | None = None
+
+
 class Scorer(nn.Module):
     """Scores responses by the policy, or by the reference where that runs in the step."""
 
@@ -37,6 +51,7 @@ class Scorer(nn.Module):
         frozen: Policy | None = None,
         head: nn.Linear | None = None,
         model_dropout: bool = False,
+        squares: bool = False,
     ) -> None:
         """Take the policy in.
 
@@ -46,10 +61,11 @@ class Scorer(nn.Module):
                 adapters off.
             head: of a reward model, which is trained too: then scores are rewards.
             model_dropout: train with the model's own dropout.
+            squares: say of the policy how sure it is at each token, too.
         """
         super().__init__()
         self.policy_model = policy.model
-        self.head = head
+        self.head, self.squares = head, squares
         self.frozen_model = None if frozen is None else frozen.model.requires_grad_(False)
         if frozen is not None:
             frozen.model.eval()
@@ -64,7 +80,7 @@ class Scorer(nn.Module):
 
     def forward(
         self, batch: Batch, blank: dict[str, Tensor] | None = None, reference: bool = False
-    ) -> tuple[Tensor, Tensor]:
+    ) -> Scores:
         """Log-probability (with a head: reward) and length of every response.
 
         Args:
@@ -72,16 +88,13 @@ class Scorer(nn.Module):
             blank: vision inputs of a picture that does not count, for a batch without images:
                 processes that exchange weights and gradients have to run the same modules.
             reference: by the reference, without gradients.
-
-        Returns:
-            Sums in nats (with a head: rewards) and counts in tokens. Shape of each: (groups, k).
         """
         seen, self._seen = self._seen, None
         if not reference:
             known = seen[1] if seen is not None and seen[0] is batch else None
             plain = self._needs_no_graph and known is None
             with without_graph(self.policy_model, plain), given_features(self.policy_model, known):
-                return self._score(self.policy_model, batch, blank)
+                return self._score(self.policy_model, batch, blank, self.squares)
         model = self.policy_model if self.frozen_model is None else self.frozen_model
         with torch.no_grad(), watched_features(model) as found:
             if self.frozen_model is None:
@@ -123,19 +136,23 @@ class Scorer(nn.Module):
         self.activation_checkpointing_enable(gradient_checkpointing_kwargs, **options)
 
     def _score(
-        self, model: PreTrainedModel, batch: Batch, blank: dict[str, Tensor] | None
-    ) -> tuple[Tensor, Tensor]:
+        self,
+        model: PreTrainedModel,
+        batch: Batch,
+        blank: dict[str, Tensor] | None,
+        squares: bool = False,
+    ) -> Scores:
         if blank is None:
-            return self._read(model, batch)
+            return self._read(model, batch, squares)
         with _seeing(model, blank):
-            return self._read(model, batch)
+            return self._read(model, batch, squares)
 
-    def _read(self, model: PreTrainedModel, batch: Batch) -> tuple[Tensor, Tensor]:
+    def _read(self, model: PreTrainedModel, batch: Batch, squares: bool) -> Scores:
         if self.head is not None:
             rewards = response_rewards(model, self.head, batch)
-            return rewards, batch.token_counts
-        logps = response_logps(model, batch)
-        return logps.sums.clone(), logps.counts
+            return Scores(rewards, batch.token_counts)
+        logps = response_logps(model, batch, squares)
+        return Scores(logps.sums.clone(), logps.counts, logps.log_squares)
 
 
 @contextmanager

@@ -95,10 +95,10 @@ class GroupTrainer(SavingTrainer):
             reference = reference.to(self.policy.device, non_blocking=True)
         if self.task.reference_in_step:
             # First, while nothing is kept for the policy's backward pass.
-            reference, _ = model(batch, blank, reference=True)
-        sums, counts = model(batch, blank)
-        logps = logps_of(batch, sums, counts)
-        outcome = self.task.objective(logps, reference.to(sums))
+            reference = model(batch, blank, reference=True).sums
+        scores = model(batch, blank)
+        logps = logps_of(batch, scores.sums, scores.counts, scores.squares)
+        outcome = self.task.objective(logps, reference.to(scores.sums))
         noisy = self.task.scorer.model_dropout and torch.is_grad_enabled()
         if self.task.held_to_start and self.state.global_step == 0 and not noisy:
             # What differs is rounding, in half precision too much for a bound on the margin.
