@@ -21,6 +21,7 @@ import torch
 from PIL import Image
 
 from veridical import load_policy
+from veridical.data.messages import without_images
 from veridical.data.records import assistant_message, user_message
 from veridical.models.answer_parts import Answer
 from veridical.models.batching import collate
@@ -39,27 +40,34 @@ PAIRS = 8
 COLORS = ("red", "blue", "green", "yellow", "black", "white", "orange", "purple")
 
 
-def pair(policy: Policy, number: int, contrasts: int) -> Group:
-    """A pair about a picture of one color; `contrasts` answers come again under a gray one."""
+def pair(policy: Policy, number: int, loss: PairLoss) -> Group:
+    """A pair about a picture of one color, with what the loss reads beside it."""
     color, other = COLORS[number], COLORS[(number + 1) % PAIRS]
     said = [f"There is a {one} cup. There is a dog on the left." for one in (color, other)]
     answers = [Answer([assistant_message(text)]) for text in said]
-    gray = [Image.new("RGB", (64, 64), (127, 127, 127))]
-    answers += [dataclasses.replace(one, images=gray) for one in answers[:contrasts]]
     prompt = [user_message("Describe the image.")]
+    of = {"images": None, "contrast_images": [Image.new("RGB", (64, 64), (127, 127, 127))]}
+    for view in loss.views:
+        one = answers[view.answer != "chosen"]
+        if view.images == "none":
+            answers.append(dataclasses.replace(one, images=(), prompt=without_images(prompt)))
+        else:
+            answers.append(dataclasses.replace(one, images=of[view.images]))
+    if loss.mismatched:
+        answers += answers[::-1]
     picture = Image.new("RGB", (64, 64), color)
     group = render_answers(policy, str(number), [picture], prompt, answers, None)
-    return dataclasses.replace(group, contrasts=contrasts or None)
+    return dataclasses.replace(group, contrasts=len(answers) - 2 or None)
 
 
 def seconds_a_step(policy: Policy, loss: PairLoss) -> float:
     """CPU seconds of one forward and backward pass."""
-    groups = [pair(policy, number, loss.contrasts) for number in range(PAIRS)]
+    groups = [pair(policy, number, loss) for number in range(PAIRS)]
     groups = list(map(partial(weighed, loss), groups))
     batch = collate(policy, groups, True)
     objective = Preference(loss)  # type: ignore[arg-type]
     began = time.process_time()
-    logps = response_logps(policy.model, batch)
+    logps = response_logps(policy.model, batch, loss.needs_squares)
     objective(pair_logps(logps, logps.sums.detach())).sum().backward()
     seconds = time.process_time() - began
     policy.model.zero_grad(set_to_none=True)

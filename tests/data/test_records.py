@@ -99,6 +99,7 @@ def reason_against(folder: Path, row: Any, kind: Kind = "preference") -> str:
 FULL = {
     "rejected_images": ["images/1.png"],
     "contrast_images": ["images/2.png"],
+    "contrast_chosen": [assistant_message("2 dogs.")],
     "more_rejected": [[assistant_message("0 dogs.")], [assistant_message("0.")]],
     "ratings": [{"answer": "chosen", "aspect": "faithful", "value": 4.0}],
     "facts": ["There is a cup.", "It is red."],

@@ -170,10 +170,12 @@ def test_averaged_loss_by_hand() -> None:
 
 
 def slow_pair_loss(name: str, new: list[list[float]], old: list[list[float]], beta: float) -> float:
-    """One pair, token by token, in Python's own float64: chosen, rejected, and both again."""
+    """One pair, token by token, in Python's own float64: chosen, rejected, and other branches."""
     ratios = [math.fsum(now) - math.fsum(before) for now, before in zip(new, old, strict=True)]
     h = ratios[0] - ratios[1]
     found = other_slow_losses(new, ratios, beta)
+    if name in ("symmpo", "svco"):
+        return slow_pictures(ratios, beta)[name]
     if name in found:
         return found[name]
     if name == "vdpo":
@@ -225,6 +227,24 @@ def other_slow_losses(new: list[list[float]], ratios: list[float], beta: float) 
     }
 
 
+def slow_pictures(ratios: list[float], beta: float) -> dict[str, float]:
+    """Two pictures: of w and l under the first, and four more branches as the losses have them."""
+
+    def surprise(nats: float) -> float:
+        return math.log1p(math.exp(-beta * nats))
+
+    chosen, rejected, *more = ratios[:6]
+    w2, v2, v1 = more[:3]  # w and its counterpart v under the second, and v under the first
+    first, second = chosen - v1, v2 - w2
+    symmpo = (
+        surprise(chosen - rejected), 0.5 * surprise(first), 0.5 * surprise(second),
+        surprise(chosen), surprise(v2), 1e-4 * (first - second) ** 2,
+    )  # fmt: skip
+    w2, l2, w0, l0 = [*more, 0.0][:4]  # both under the second, and both without a picture
+    svco = (chosen - w0, w0 - w2, l2 - l0, l0 - rejected)
+    return {"symmpo": math.fsum(symmpo), "svco": math.fsum(map(surprise, svco))}
+
+
 def slow_kto(ratios: list[float], beta: float) -> float:
     """A good and a bad answer, against the mean ratio of the next two, mismatched, if above 0."""
     shift = max(0.0, (ratios[2] + ratios[3]) / 2)
@@ -254,13 +274,18 @@ def losses_of(beta: float) -> list[PairLoss]:
     return [loss(beta) for loss in get_args(AnyPairLoss)]
 
 
+def branches(loss: PairLoss) -> int:
+    """Two answers, and up to four that are read once more."""
+    return 2 + (len(loss.views) or 2)
+
+
 @pytest.mark.parametrize("loss", losses_of(0.4), ids=lambda loss: loss.name)
 def test_objectives_against_a_slow_reference(loss: PairLoss) -> None:
     draw = torch.Generator().manual_seed(1)
-    tokens = -torch.rand(4, 4, 7, generator=draw, dtype=torch.float64)  # pair, branch, token
-    old = -torch.rand(4, 4, 7, generator=draw, dtype=torch.float64)
+    shape = (4, branches(loss), 7)  # pair, branch, token
+    tokens, old = (-torch.rand(shape, generator=draw, dtype=torch.float64) for _ in range(2))
     if loss.over_batch:
-        tokens, old = tokens[:1].expand(4, 4, 7), old[:1].expand(4, 4, 7)
+        tokens, old = tokens[:1].expand(shape), old[:1].expand(shape)
     ours = loss(paired(tokens.sum(-1), old.sum(-1)))
     for pair in range(4):
         slow = slow_pair_loss(loss.name, tokens[pair].tolist(), old[pair].tolist(), 0.4)
@@ -272,13 +297,13 @@ def test_objectives_against_a_slow_reference(loss: PairLoss) -> None:
 def test_gradients_against_a_slow_reference(loss: PairLoss) -> None:
     """Of one token of each branch, by the slow formula on either side of it."""
     draw = torch.Generator().manual_seed(2)
-    tokens = -torch.rand(4, 7, generator=draw, dtype=torch.float64)
+    shape = (branches(loss), 7)
+    tokens, old = (-torch.rand(shape, generator=draw, dtype=torch.float64) for _ in range(2))
     tokens.requires_grad_()
-    old = -torch.rand(4, 7, generator=draw, dtype=torch.float64)
     loss(paired(tokens.sum(-1)[None], old.sum(-1)[None])).sum().backward()
     assert tokens.grad is not None
     held = slow_weight(tokens.tolist()) if loss.name == "wpo" else 1.0  # it has no gradient
-    for branch in range(4):
+    for branch in range(branches(loss)):
         if loss.name in ("vdpo", "kto") and branch > 1:
             assert float(tokens.grad[branch].abs().sum()) == 0  # that part has no gradient
             continue
@@ -484,14 +509,17 @@ def test_terms_that_make_no_sense(terms: str, message: str) -> None:
 @pytest.mark.parametrize("loss", losses_of(0.3), ids=lambda loss: loss.name)
 def test_the_known_value_at_the_start_and_its_slope(loss: PairLoss) -> None:
     """Of every loss that knows it, beside a reference that is the policy."""
-    logps = torch.tensor([[-3.0, -5.0, -4.0, -2.0]], dtype=torch.float64)
+    logps = torch.tensor([[-3.0, -5.0, -4.0, -2.0, -1.0, -6.0]], dtype=torch.float64)
+    logps = logps[:, : branches(loss)]
     loss = loss.with_known_start()
     if loss.at_start is None:
         assert not loss.needs_reference or loss.name == "vdpo"
         return
     assert math.isclose(float(loss(paired(logps, logps))), loss.at_start, rel_tol=1e-12)
-    for away in ([1e-6, 0.0, 0.0, 0.0], [5e-7, -5e-7, -5e-7, 0.0]):
-        step = torch.tensor([away], dtype=torch.float64)
+    for away in ([1e-6], [5e-7, -5e-7, -5e-7], [5e-7, -5e-7, -5e-7, 5e-7, 5e-7, -5e-7]):
+        away = away[: branches(loss)]
+        step = torch.zeros_like(logps)
+        step[0, : len(away)] = torch.tensor(away)
         moved = float(loss(paired(logps + step, logps)))
         assert abs(moved - loss.at_start) / 1e-6 <= loss.slope_at_start * (1 + 1e-5)
 
@@ -559,7 +587,8 @@ def test_an_objective_describes_itself() -> None:
         (Preference(MPO(), (Likelihood(1.0),)), "--loss mpo has the likelihood already"),
         (Preference(MPO(), per_token=True), "running reward shift .* Leave --per-token out"),
         (Preference(Combined(terms="simpo:1,dpo:1"), per_token=True), "--loss simpo divides"),
-        (Preference(Combined(terms="kto:1,mdpo:1")), "can't have kto beside a loss of contrast"),
+        (Preference(Combined(terms="kto:1,mdpo:1")), "can't have both kto and mdpo"),
+        (Preference(Combined(terms="symmpo:1,svco:1")), "have both symmpo and svco"),
         (Preference(KTO(desirable_weight=0.0)), "--desirable-weight is 0.0; give above 0"),
         (Preference(FDPO(divergence="alpha")), "needs --divergence-alpha, such as 0.5"),
         (Preference(FDPO(divergence_alpha=0.5)), "means nothing with --divergence js"),

@@ -27,7 +27,9 @@ from veridical.objectives.ipo import IPO
 from veridical.objectives.lddpo import LDDPO
 from veridical.objectives.mdpo import MDPO
 from veridical.objectives.mpo import MPO
-from veridical.objectives.preference import AveragedPreference
+from veridical.objectives.preference import AveragedPreference, Preference
+from veridical.objectives.svco import SVCO
+from veridical.objectives.symmpo import SymMPO
 from veridical.objectives.vdpo import VDPO
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_json, read_jsonl, write_json
@@ -37,6 +39,7 @@ from veridical.train.loop.outcomes import require_used, weighed
 from veridical.train.loop.reference_cache import precompute
 from veridical.train.loop.rows import read_training_rows
 from veridical.train.loop.training_set import kept_together, same_pictures, split_held_out
+from veridical.train.online import train_online
 from veridical.train.options import Training
 from veridical.train.sft import train_sft
 
@@ -257,7 +260,7 @@ def test_mdpo_sees_the_chosen_answer_under_other_images_too(
     ]
     data, out = write(tmp_path, rows), tmp_path / "run"
     branches: tuple[Branch, ...] = ("chosen", "rejected")
-    read = read_training_rows(policy, data, "preference", branches, TRAINING, True, 1)
+    read = read_training_rows(policy, data, "preference", branches, TRAINING, True, MDPO.views)
     for group in read.groups:
         assert len(group.response_ids) == 4 and group.contrasts == 1
         assert group.response_ids[3].equal(group.response_ids[0])
@@ -320,6 +323,55 @@ def test_the_loss_that_has_no_use_for_a_column_is_named(
     row = Group("a", (), "", ("", ""), ids, (False, False), weights=weights, **column)
     with pytest.raises(UserError, match=said):
         require_used(AveragedPreference(loss), [row])
+
+
+@pytest.mark.parametrize(("loss", "start"), [(SymMPO(), 4), (SVCO(), 4)], ids=["symmpo", "svco"])
+def test_two_pictures_are_compared_both_ways(
+    saved: str,
+    tmp_path: Path,
+    pictures: list[Image.Image],
+    policy: Policy,
+    loss: SymMPO | SVCO,
+    start: int,
+) -> None:
+    """Either starts at 4 ln 2; every branch is read with its own picture, or with none."""
+    other = Image.new("RGB", (48, 48), (127, 9, 127))
+    right = {"contrast_images": [other], "contrast_chosen": [assistant_message("It is violet.")]}
+    rows = [pair(i, pictures, **right) for i in range(4)]
+    data, out = write(tmp_path, rows), tmp_path / "run"
+    answers: tuple[Branch, ...] = ("chosen", "rejected")
+    group = read_training_rows(
+        policy, data, "preference", answers, TRAINING, False, loss.views
+    ).groups[0]
+    texts, ids = group.response_texts, group.response_ids
+    assert len(ids) == 2 + len(loss.views) == 2 + (group.contrasts or 0)
+    for i, (answer, sees) in enumerate(loss.views, start=2):
+        said = {"chosen": texts[0], "rejected": texts[1]}.get(answer, texts[3])
+        assert texts[i] == said and torch.equal(ids[i], ids[texts.index(said)])
+        assert (group.images_of(i) == group.images) == (sees == "images")
+        assert (group.prompt_of(i) == group.prompt_text) == (sees != "none")
+        assert bool(group.images_of(i)) == (sees != "none")
+    training = replace(TRAINING, max_steps=2, learning_rate=3e-4)
+    train_dpo(saved, data, out, AveragedPreference(loss), training=training)
+    losses = train_losses(out)
+    assert losses[0] == pytest.approx(start * math.log(2), abs=1e-4) and losses[1] < losses[0]
+    proofs = {proof["name"]: proof for proof in read_json(out / "proofs.json")}
+    assert all(proof["passed"] for proof in proofs.values()) and proofs["start"]["applicable"]
+
+
+def test_what_two_pictures_need(saved: str, tmp_path: Path, pictures: list[Image.Image]) -> None:
+    rows = [pair(0, pictures), pair(1, pictures, contrast_images=[pictures[0]])]
+    rows[0] |= {"images": [], "prompt": [user_message("Hello?", images=0)]}
+    for loss, reasons in (
+        (SymMPO(), ["contrast_images, and there are none", "contrast_chosen, and there is none"]),
+        (SVCO(), ["contrast_images, and there are none"]),
+    ):
+        with pytest.raises(UserError, match="rows can't be used") as refused:
+            data = write(tmp_path, rows, loss.name)
+            train_dpo(saved, data, tmp_path / "no", AveragedPreference(loss), training=TRAINING)
+        assert all(reason in str(refused.value) for reason in reasons)
+    with pytest.raises(UserError, match="--loss svco compares answers under contrast_images"):
+        train_online(saved, data, tmp_path / "no", objective=Preference(SVCO()), training=TRAINING)
 
 
 def test_weights_by_length_are_not_replaced_by_other_ones(

@@ -286,7 +286,7 @@ def _swapped(
     final = [dataclasses.replace(row, swap=ids[row.set, row.id] in swap) for row in ordered]
     for row in (row for row in final if row.swap):
         rows = records[row.set].rows
-        for column in ("rejected_images", "contrast_images", "more_rejected"):
+        for column in ("rejected_images", "contrast_images", "contrast_chosen", "more_rejected"):
             if (
                 column in rows.column_names
                 and rows.select_columns([column])

@@ -52,6 +52,14 @@ def _text(content: list[Block] | str) -> str:
     return "".join(block.get("text") or "" for block in content if block["type"] == "text")
 
 
+def without_images(messages: Iterable[Message]) -> list[Message]:
+    """The messages with their text alone."""
+    return [
+        {**message, "content": [block for block in message["content"] if block["type"] != "image"]}
+        for message in messages
+    ]
+
+
 def count_images(messages: Iterable[Message]) -> int:
     """How many image blocks the messages hold."""
     blocks = (block for message in messages for block in message["content"])

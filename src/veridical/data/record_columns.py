@@ -19,6 +19,7 @@ def arrow_features(kind: Kind, decode_images: bool = True) -> Features:
     types = {
         "rejected_images": List(image),
         "contrast_images": List(image),
+        "contrast_chosen": messages,
         "more_rejected": List(messages),
         "responses": List(messages),
         "ratings": List({"answer": text, "aspect": text, "value": number}),

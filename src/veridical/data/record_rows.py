@@ -36,6 +36,7 @@ OPTIONAL_FIELDS: dict[str, tuple[str, ...]] = {
     "preference": (
         "rejected_images",
         "contrast_images",
+        "contrast_chosen",
         "more_rejected",
         "ratings",
         "facts",
@@ -265,6 +266,9 @@ def _check_answers(record: CheckedRow) -> None:
     for number, answer in enumerate(more):
         if text_of(answer).strip() == text_of(record["chosen"]).strip():
             raise RowError("more_rejected", f"answer {number} is the same as chosen")
+    other = record.get("contrast_chosen")
+    if other and text_of(other).strip() == text_of(record["chosen"]).strip():
+        raise RowError("contrast_chosen", "is the same as chosen")
     for rating in record.get("ratings", []):
         if rating["answer"] not in answers:
             raise RowError(
@@ -456,6 +460,10 @@ def _optional(row: Mapping[str, object], kind: Kind, images: int) -> CheckedRow:
             if len(found[field]) != images:
                 own = counted(len(found[field]), "images")
                 raise RowError(field, f"{own}, but `images` has {images}")
+    if "contrast_chosen" in given:
+        found["contrast_chosen"] = _answer(given["contrast_chosen"], "contrast_chosen")
+        if "contrast_images" not in found:
+            raise RowError("contrast_chosen", "answers contrast_images, and there are none")
     if "more_rejected" in given:
         answers = _list(given["more_rejected"], "more_rejected")
         found["more_rejected"] = [_answer(answer, "more_rejected") for answer in answers]

@@ -105,7 +105,7 @@ def _portable_images(row: Mapping[str, object]) -> dict[str, object]:
 def plain_record(row: Mapping[str, Any]) -> dict[str, Any]:
     """A row as Arrow gives it, without what Arrow fills up with nulls."""
     record = {name: value for name, value in row.items() if value is not None}
-    for name in ("prompt", "messages", "chosen", "rejected", "completion"):
+    for name in ("prompt", "messages", "chosen", "rejected", "completion", "contrast_chosen"):
         if name in record:
             record[name] = clean_messages(record[name])
     for name in ("more_rejected", "responses"):

@@ -4,8 +4,9 @@ Five kinds, each a table with the columns below; content of messages is always a
 blocks (`veridical.data.messages`).
 
 - `preference`: `id`, `images`, `prompt`, `chosen`, `rejected` (TRL's vision preference format),
-  and if any row has them `rejected_images`, `contrast_images`, `more_rejected`, `ratings`,
-  `facts`, `expected_answer`, `beta_factor`, `answer_prefix`, `span_weights`, `source`.
+  and if any row has them `rejected_images`, `contrast_images`, `contrast_chosen`,
+  `more_rejected`, `ratings`, `facts`, `expected_answer`, `beta_factor`, `answer_prefix`,
+  `span_weights`, `source`.
 - `unpaired` (TRL's unpaired preference format): `id`, `images`, `prompt`, `completion`, `label`
   (true: a good answer), and `facts`, `expected_answer`, `source`.
 - `conversation` (what SFT trains on): `id`, `images`, `messages`, and `source`.
@@ -282,7 +283,7 @@ def _on_access(batch: dict[str, list[object]]) -> dict[str, list[object]]:
 
 def _on_reading(column: str) -> Callable[..., object]:
     """What is made of a column's values, which Arrow gives as they were checked."""
-    if column in ("prompt", "chosen", "rejected", "messages", "completion"):
+    if column in ("prompt", "chosen", "rejected", "messages", "completion", "contrast_chosen"):
         return clean_messages
     if column in ("more_rejected", "responses"):
         return _clean_answers

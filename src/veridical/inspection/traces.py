@@ -19,7 +19,14 @@ from veridical.inspection.texts import shingles, words
 FEWEST_WORDS = 20
 """Below, texts of different rows are often the same by chance, and only copies count."""
 
-REST = ("more_rejected", "rejected_images", "contrast_images", "facts", "expected_answer")
+REST = (
+    "more_rejected",
+    "rejected_images",
+    "contrast_images",
+    "contrast_chosen",
+    "facts",
+    "expected_answer",
+)
 """Fields in which rows with the same images, question and answers can differ."""
 
 

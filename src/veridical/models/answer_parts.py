@@ -32,12 +32,14 @@ class Answer:
         images: what it has in place of the prompt's images; None where it has those.
         prefix: the beginning of its text that does not count; no white space at its ends.
         spans: weights of parts of its text; they do not overlap, and the rest has weight 1.
+        prompt: what it answers in place of the common prompt, with `images` as its pictures.
     """
 
     messages: Sequence[Message]
     images: Sequence[ImageLike] | None = None
     prefix: str = ""
     spans: Sequence[Span] = ()
+    prompt: Sequence[Message] | None = None
 
 
 @dataclass(frozen=True)
@@ -49,12 +51,14 @@ class RenderedAnswer:
         ids: its tokens.
         given: how many of them belong to a given beginning.
         weights: of each token; None where all are 1. Shape: (tokens,).
+        prompt_text: the rendered prompt, where it is another than the common one.
     """
 
     text: str
     ids: list[int]
     given: int = 0
     weights: Tensor | None = None
+    prompt_text: str | None = None
 
 
 @dataclass(frozen=True)

@@ -230,7 +230,7 @@ def _stock_rows(policy: Policy, groups: Sequence[Group]) -> tuple[dict[str, Tens
     It is given whole texts, as a cut one may be tokenized differently; what was cut off goes then.
     """
     flat = [(group, index) for group in groups for index in range(len(group.response_ids))]
-    texts = [group.prompt_text + group.response_texts[index] for group, index in flat]
+    texts = [group.prompt_of(index) + group.response_texts[index] for group, index in flat]
     with naming_rows([group.id for group, _ in flat]):
         images = [group.images_of(index) for group, index in flat]
         inputs = process(policy, images, texts, "right", CPU)
@@ -254,7 +254,7 @@ def _stock_rows(policy: Policy, groups: Sequence[Group]) -> tuple[dict[str, Tens
 def _appended_rows(policy: Policy, groups: Sequence[Group]) -> tuple[dict[str, Tensor], Tensor]:
     """The processor's prompts with the responses' own tokens behind them, and where those count."""
     flat = [(group, index) for group in groups for index in range(len(group.response_ids))]
-    texts = [group.prompt_text for group, _ in flat]
+    texts = [group.prompt_of(index) for group, index in flat]
     with naming_rows([group.id for group, _ in flat]):
         images = [group.images_of(index) for group, index in flat]
         prompts = process(policy, images, texts, "right", CPU)
@@ -290,7 +290,7 @@ def _shared_draft(policy: Policy, groups: Sequence[Group]) -> Draft:
         prompts = process(
             policy,
             [groups[i].images_of(responses[0]) for i, responses in prefixes],
-            [groups[i].prompt_text for i, _ in prefixes],
+            [groups[i].prompt_of(responses[0]) for i, responses in prefixes],
             "right",
             CPU,
         )

@@ -191,12 +191,13 @@ def _prompt_lengths(
     policy: Policy, counts: Counting | str, group: Group, room: int | None
 ) -> tuple[int, ...]:
     """Tokens of each response's prompt; one that several share is counted once."""
-    seen = [group.images_of(i) for i in range(len(group.response_ids))]
     known = {
-        id(images): prompt_length(policy, counts, (images, text), room)
+        (id(images), text): prompt_length(policy, counts, (images, text), room)
         for images, text in prompts_of(group)
     }
-    return tuple(known[id(images)] for images in seen)
+    return tuple(
+        known[id(group.images_of(i)), group.prompt_of(i)] for i in range(len(group.response_ids))
+    )
 
 
 def prompt_length(policy: Policy, counts: Counting | str, prompt: Prompt, room: int | None) -> int:
@@ -223,9 +224,10 @@ def prompt_length(policy: Policy, counts: Counting | str, prompt: Prompt, room: 
 
 def prompts_of(group: Group) -> list[Prompt]:
     """The distinct prompts of a group: responses with images of their own have their own."""
-    seen = [group.images_of(i) for i in range(len(group.response_ids))]
-    distinct = [seen[0], *(images for images in seen[1:] if images is not seen[0])]
-    return [(images, group.prompt_text) for images in distinct]
+    seen = [(group.images_of(i), group.prompt_of(i)) for i in range(len(group.response_ids))]
+    first, text = seen[0]
+    others = [one for one in seen[1:] if one[0] is not first or one[1] != text]
+    return [seen[0], *others]
 
 
 def _oddest(prompts: Sequence[Prompt]) -> list[Prompt]:

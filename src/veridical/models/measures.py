@@ -64,7 +64,7 @@ def stock_logps(policy: Policy, group: Group) -> Tensor:
     sums = []
     for index, (text, ids) in enumerate(zip(group.response_texts, group.response_ids, strict=True)):
         images = open_images(group.images_of(index))
-        inputs = stock_inputs(policy, images, group.prompt_text + text)
+        inputs = stock_inputs(policy, images, group.prompt_of(index) + text)
         # Counted from the end: a processor turns a prompt's placeholders into any number of tokens.
         prompt = inputs["input_ids"].shape[1] - group.tokens_of(index)
         inputs = first_tokens(inputs, prompt + len(ids))

@@ -59,6 +59,8 @@ class Group:
         contrasts: how many of the last responses are there for a comparison alone: the first ones
             again under other images, or answers of other rows; None where none is.
         label: of a row without a pair, whether its answer is a good one.
+        prompt_texts: for each response the prompt that it has in place of `prompt_text`, or None;
+            None where all share it.
         token_counts: how many tokens each response's text has, those that were cut off included;
             empty where none were cut off.
         prompt_tokens: for each response, how many tokens its prompt has, image tokens included;
@@ -80,6 +82,12 @@ class Group:
     weights: tuple[Tensor, ...] | None = None
     contrasts: int | None = None
     label: bool | None = None
+    prompt_texts: tuple[str | None, ...] | None = None
+
+    def prompt_of(self, response: int) -> str:
+        """The rendered conversation up to where this response starts."""
+        own = self.prompt_texts[response] if self.prompt_texts else None
+        return self.prompt_text if own is None else own
 
     def images_of(self, response: int) -> tuple[ImageLike, ...]:
         """What is seen when this response is judged."""
@@ -121,6 +129,7 @@ def take_responses(group: Group, places: Sequence[int]) -> Group:
         token_counts=taken(group.token_counts),
         prompt_tokens=taken(group.prompt_tokens),
         weights=group.weights and taken(group.weights),
+        prompt_texts=group.prompt_texts and taken(group.prompt_texts),
     )
 
 
@@ -187,12 +196,26 @@ def render_answers(
     check_images(policy, images, [prompt])
     asked = locate(policy, prompt, generation=True)
     prompt_ids = tokenize(policy.processor.tokenizer, asked.text).ids
-    parts = [_after_prompt(policy, asked, prompt_ids, prompt, answer) for answer in answers]
+    parts = [
+        _after_prompt(policy, asked, prompt_ids, prompt, answer)
+        if answer.prompt is None
+        else _after_own_prompt(policy, answer.prompt, answer)
+        for answer in answers
+    ]
     own_images = [answer.images for answer in answers]
     if all(own is None for own in own_images):
         own_images = []
     require_every_image(policy, images, own_images)
     return make_group(id, images, asked.text, parts, max_response_tokens, own_images)
+
+
+def _after_own_prompt(policy: Policy, prompt: Sequence[Message], answer: Answer) -> RenderedAnswer:
+    """What follows a prompt that is this answer's alone."""
+    check_images(policy, answer.images or (), [prompt])
+    asked = locate(policy, prompt, generation=True)
+    prompt_ids = tokenize(policy.processor.tokenizer, asked.text).ids
+    part = _after_prompt(policy, asked, prompt_ids, prompt, answer)
+    return dataclasses.replace(part, prompt_text=asked.text)
 
 
 def _after_prompt(
@@ -310,6 +333,11 @@ def make_group(
         learned,
         token_counts=tuple(len(part.ids) for part in parts),
         weights=_weights(parts, kept),
+        prompt_texts=(
+            tuple(part.prompt_text for part in parts)
+            if any(part.prompt_text is not None for part in parts)
+            else None
+        ),
     )
 
 

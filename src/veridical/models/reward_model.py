@@ -229,7 +229,7 @@ def reward_measure(policy: Policy, seed: int = 0) -> ResponseMeasure:
 def _stock_state(policy: Policy, group: Group, index: int) -> Tensor:
     """By the model's own processor and forward alone. Float64. Shape: (hidden,)."""
     images = open_images(group.images_of(index))
-    inputs = stock_inputs(policy, images, group.prompt_text + group.response_texts[index])
+    inputs = stock_inputs(policy, images, group.prompt_of(index) + group.response_texts[index])
     last: Tensor = policy.core(**inputs, output_hidden_states=True).hidden_states[-1][0, -1]
     return last.double()
 

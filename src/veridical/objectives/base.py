@@ -6,13 +6,29 @@ import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from veridical.runtime.options import options_of
 from veridical.runtime.ranges import check_ranges
+
+
+class View(NamedTuple):
+    """An answer that is read once more, for a comparison.
+
+    Attributes:
+        answer: a column of the pair; `contrast_chosen` is the right answer to `contrast_images`.
+        images: the column of what it is read with; `none` takes the pictures out of the prompt.
+    """
+
+    answer: Literal["chosen", "rejected", "contrast_chosen"]
+    images: Literal["images", "contrast_images", "none"]
+
+
+CHOSEN_ELSEWHERE = View("chosen", "contrast_images")
+REJECTED_ELSEWHERE = View("rejected", "contrast_images")
 
 
 @dataclass(frozen=True)
@@ -32,9 +48,8 @@ class PairLogps:
         beta_factors: what each pair multiplies beta by; None where none says so. Shape: (pairs, 1).
         weight_sums: of each answer's tokens; None where all weights are 1.
             Shape: (pairs, 1 + rejected).
-        contrast: of answers that are there for a comparison alone: the first ones again under other
-            images, for losses that ask for it by `contrasts`, or answers to other prompts, by
-            `mismatched`. Shapes: (pairs, contrasts).
+        contrast: of answers that are there for a comparison alone: one for each of the loss's
+            `views`, or answers to other prompts, by `mismatched`. Shapes: (pairs, contrasts).
         labels: of rows without a pair, which then are all in the first column: whether the answer
             is a good one. Shape: (rows, 1), boolean.
         policy_weights: how likely the policy is to say each answer, near 1 where it is its own, for
@@ -145,15 +160,14 @@ class Objective(Described):
 
     Attributes:
         needs_reference: whether the reference's log-probabilities are used.
-        contrasts: how many of a pair's answers, the chosen one first, it compares with themselves
-            under other images.
+        views: answers that it needs once more, under other images.
         mismatched: whether it reads answers to other prompts beside each pair's own.
         needs_squares: whether it reads `PairLogps.policy_weights`, which take the sum of squared
             probabilities at each token.
     """
 
     needs_reference: ClassVar[bool] = True
-    contrasts: ClassVar[int] = 0
+    views: ClassVar[tuple[View, ...]] = ()
     mismatched: ClassVar[bool] = False
     needs_squares: ClassVar[bool] = False
 

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch.nn.functional as F
 from torch import Tensor
 
-from veridical.objectives.base import PairLogps
+from veridical.objectives.base import CHOSEN_ELSEWHERE, PairLogps, View
 from veridical.objectives.dpo import DPO
 
 
@@ -20,7 +20,7 @@ class CHiP(DPO):
     """
 
     name: ClassVar[str] = "chip"
-    contrasts: ClassVar[int] = 1
+    views: ClassVar[tuple[View, ...]] = (CHOSEN_ELSEWHERE,)
 
     @property
     def slope_at_start(self) -> float:
@@ -30,7 +30,7 @@ class CHiP(DPO):
     def __call__(self, logps: PairLogps) -> Tensor:
         """The loss against each rejected answer. Shape: (pairs, rejected)."""
         other = logps.contrast
-        assert other is not None  # asked for by `contrasts`
+        assert other is not None  # asked for by `views`
         ratios = logps.policy - logps.reference
         contrast = other.policy[:, :1] - other.reference[:, :1]
         return chip_loss(

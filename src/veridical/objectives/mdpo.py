@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar
 import torch.nn.functional as F
 from torch import Tensor
 
-from veridical.objectives.base import PairLogps
+from veridical.objectives.base import CHOSEN_ELSEWHERE, PairLogps, View
 from veridical.objectives.dpo import DPO, dpo_loss
 from veridical.runtime.ranges import WEIGHT
 
@@ -25,7 +25,7 @@ class MDPO(DPO):
     """
 
     name: ClassVar[str] = "mdpo"
-    contrasts: ClassVar[int] = 1
+    views: ClassVar[tuple[View, ...]] = (CHOSEN_ELSEWHERE,)
     image_weight: Annotated[float, WEIGHT] = 1.0
     anchor_weight: Annotated[float, WEIGHT] = 1.0
 
@@ -43,7 +43,7 @@ class MDPO(DPO):
     def __call__(self, logps: PairLogps) -> Tensor:
         """The loss against each rejected answer. Shape: (pairs, rejected)."""
         beta, other = logps.scaled(self.beta), logps.contrast
-        assert other is not None  # asked for by `contrasts`
+        assert other is not None  # asked for by `views`
         chosen = logps.policy[:, :1], logps.reference[:, :1]
         image = image_loss(*chosen, other.policy[:, :1], other.reference[:, :1], beta)
         terms = self.image_weight * image + self.anchor_weight * anchor_loss(*chosen, beta)

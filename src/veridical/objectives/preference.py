@@ -9,7 +9,7 @@ from typing import Annotated, Any, cast
 import torch
 from torch import Tensor
 
-from veridical.objectives.base import Described, PairLogps, PairLoss, Part
+from veridical.objectives.base import Described, PairLogps, PairLoss, Part, View
 from veridical.objectives.combined import Combined
 from veridical.objectives.dpo import DPO
 from veridical.objectives.kto import estimated_kl
@@ -110,9 +110,9 @@ class Preference(Described):
         return any(one.needs_squares for _, one in self.parts)
 
     @property
-    def contrasts(self) -> int:
-        """How many of a pair's answers are needed under other images too."""
-        return max(one.contrasts for _, one in self.parts)
+    def views(self) -> tuple[View, ...]:
+        """Answers that are needed once more, under other images."""
+        return max((one.views for _, one in self.parts), key=len)
 
     @property
     def at_start(self) -> float | None:
@@ -151,11 +151,13 @@ class Preference(Described):
                 "--per-token true divides these. Leave --per-token out, or set a number "
                 "(--reward-shift 0)."
             )
-        if self.mismatched and self.contrasts:
-            raise UserError(
-                "--terms can't have kto beside a loss of contrast_images: its divergence is of "
-                "answers to other prompts, which would stand in their place. Leave one of them out."
-            )
+        for _, one in self.parts:
+            if one.views != self.views[: len(one.views)] or (one.mismatched and self.views):
+                other = next(each for _, each in self.parts if each.views == self.views)
+                raise UserError(
+                    f"--terms can't have both {one.name} and {other.name}: they read other answers "
+                    "beside each pair's own, and a row has room for those of one. Leave one out."
+                )
         if sum(isinstance(one, Likelihood) for _, one in self.parts) > 1:
             raise UserError(
                 f"--loss {self.loss.name} has the likelihood already, and --nll-weight would add "

@@ -27,11 +27,13 @@ from veridical.objectives.robust import Robust
 from veridical.objectives.simpo import SimPO
 from veridical.objectives.slic import SLiC
 from veridical.objectives.sppo import SPPO
+from veridical.objectives.svco import SVCO
+from veridical.objectives.symmpo import SymMPO
 from veridical.objectives.vdpo import VDPO
 from veridical.objectives.wpo import WPO
 
 AnyPairLoss = (
-    DPO | IPO | SLiC | DDPO | LDDPO | WPO | MDPO | CHiP | VDPO | MPO | BCO | FDPO | Robust | EXO
-    | NCA | SPPO | APOZero | APODown | AOT | UnpairedAOT | DiscoPOP | KTO | SimPO | CPO | ORPO
+    DPO | IPO | SLiC | DDPO | LDDPO | WPO | MDPO | CHiP | VDPO | SymMPO | SVCO | MPO | BCO | FDPO
+    | Robust | EXO | NCA | SPPO | APOZero | APODown | AOT | UnpairedAOT | DiscoPOP | KTO | SimPO | CPO | ORPO
 )  # fmt: skip
 AnyTerm = Likelihood

@@ -7,7 +7,13 @@ from typing import Annotated, ClassVar
 
 from torch import Tensor
 
-from veridical.objectives.base import PairLogps, PairLoss
+from veridical.objectives.base import (
+    CHOSEN_ELSEWHERE,
+    REJECTED_ELSEWHERE,
+    PairLogps,
+    PairLoss,
+    View,
+)
 from veridical.objectives.dpo import dpo_loss
 from veridical.objectives.mdpo import image_loss
 from veridical.runtime.ranges import ABOVE_ZERO, WEIGHT, Range
@@ -26,7 +32,7 @@ class VDPO(PairLoss):
     """
 
     name: ClassVar[str] = "vdpo"
-    contrasts: ClassVar[int] = 2
+    views: ClassVar[tuple[View, ...]] = (CHOSEN_ELSEWHERE, REJECTED_ELSEWHERE)
     beta: Annotated[float, ABOVE_ZERO] = 0.1
     guidance: Annotated[float, Range(1, above=True)] = 2.0
     image_weight: Annotated[float, WEIGHT] = 0.0
@@ -34,7 +40,7 @@ class VDPO(PairLoss):
     def __call__(self, logps: PairLogps) -> Tensor:
         """The loss against each rejected answer. Shape: (pairs, rejected)."""
         other = logps.contrast
-        assert other is not None  # asked for by `contrasts`
+        assert other is not None  # asked for by `views`
         chosen, rejected, *reference = logps.branches
         guided = (
             guided_logps(chosen, other.policy[:, :1], self.guidance),

@@ -76,7 +76,7 @@ def train_dpo(
         start = load_start_beside_reference(model, training, run)
         more = objective.first_rejected_weight < 1
         read = read_training_rows(
-            start, data, kind, ("chosen", "rejected"), training, more, objective.contrasts
+            start, data, kind, ("chosen", "rejected"), training, more, objective.views
         )
         require_used(objective, read.groups)
         read = read.changed(partial(weighed, objective.loss))

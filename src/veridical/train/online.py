@@ -126,7 +126,7 @@ def train_online(
             "--loss kto reads answers to other prompts beside each row's own, which fresh pairs "
             "don't have. Set another --loss, or use train dpo."
         )
-    if objective.contrasts:
+    if objective.views:
         raise UserError(
             f"--loss {objective.loss.name} compares answers under contrast_images, which fresh "
             "pairs don't have. Set another --loss, or use train dpo."

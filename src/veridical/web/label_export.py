@@ -160,7 +160,7 @@ def _refuse_own_images(record: Mapping[str, Any], decision: Decision) -> None:
     """
     one = decision.comparison
     if one.first == "chosen" and decision.better == "second":
-        for name in ("rejected_images", "contrast_images", "more_rejected"):
+        for name in ("rejected_images", "contrast_images", "contrast_chosen", "more_rejected"):
             if record.get(name):
                 raise RowError(name, "the answers were to be exchanged, but this is of one of them")
 
@@ -205,8 +205,8 @@ def pair_of(record: dict[str, Any], decision: Decision, mark_weight: float) -> d
     if ratings:
         pair["ratings"] = ratings
     if names == {"chosen": "chosen", "rejected": "rejected"}:
-        kept = ("rejected_images", "contrast_images", "more_rejected", "beta_factor",
-                "span_weights")  # fmt: skip
+        kept = ("rejected_images", "contrast_images", "contrast_chosen", "more_rejected",
+                "beta_factor", "span_weights")  # fmt: skip
         pair |= {name: record[name] for name in kept if record.get(name) is not None}
     weights = _span_weights(decision, sides, mark_weight)
     if weights:

@@ -225,6 +225,8 @@ def _answers(
     texts = dict(row.answers)
     for number, answer in enumerate(record.get("more_rejected") or []):
         texts[f"more_rejected/{number}"] = text_of(answer)
+    if record.get("contrast_chosen"):
+        texts["contrast_chosen"] = text_of(record["contrast_chosen"])
     for name, text in texts.items():
         marks = list(marking(text, listed)) if marking else []
         if name == "rejected":

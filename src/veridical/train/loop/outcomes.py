@@ -139,7 +139,7 @@ def require_used(objective: Preference, groups: Iterable[Group]) -> None:
 
 def _compares_two(loss: PairLoss) -> bool:
     """Whether it has no use for further rejected answers."""
-    return loss.contrasts > 1 or loss.over_batch or loss.two_answers
+    return len(loss.views) > 1 or loss.over_batch or loss.two_answers
 
 
 def _refuse_column(id: str, column: str, has: str, loss: tuple[str, str]) -> None:

@@ -11,7 +11,7 @@ from typing import NoReturn, TypeAlias
 from datasets import Dataset
 
 from veridical.data.images import RowImage, row_images
-from veridical.data.messages import Message
+from veridical.data.messages import Message, without_images
 from veridical.data.origins import (
     Origin,
     kinds_in_words,
@@ -28,6 +28,7 @@ from veridical.models.conversations import render_conversation
 from veridical.models.lengths import check_lengths
 from veridical.models.policy import Policy
 from veridical.models.rendering import Group, RefusedRowError, render_answers, take_responses
+from veridical.objectives.base import View
 from veridical.runtime.errors import UserError
 from veridical.runtime.progress import counted, track
 from veridical.runtime.run_files import SkippedRow
@@ -81,7 +82,7 @@ def read_training_rows(
     branches: Sequence[Branch],
     training: Training,
     more_rejected: bool = False,
-    contrasts: int = 0,
+    views: Sequence[View] = (),
 ) -> TrainingRows:
     """Read, render, tokenize and check every row.
 
@@ -94,8 +95,7 @@ def read_training_rows(
         more_rejected: take a pair's `more_rejected` answers as further responses. Where some
             pairs have fewer than others their last one is repeated, which leaves the averaged
             loss what it is.
-        contrasts: how many of the branches come again as the last responses, under
-            `contrast_images`.
+        views: answers that come once more as the last responses, under other images.
 
     Raises:
         UserError: too many rows are unusable, none is left, or a limit makes no sense.
@@ -107,7 +107,7 @@ def read_training_rows(
             return _conversation(policy, row, images, most_tokens)
         if kind == "unpaired":
             return [_labeled(policy, row, images, most_tokens)]
-        group = render_pair(policy, row, images, branches, more_rejected, most_tokens, contrasts)
+        group = render_pair(policy, row, images, branches, more_rejected, most_tokens, views)
         refuse_collapsed(group)
         further = further_collapsed(group)
         collapsed_answers.extend((group.id, answer_field(i), why) for i, why in further.items())
@@ -259,7 +259,7 @@ def render_pair(
     branches: Sequence[Branch],
     further: bool,
     max_response_tokens: int | None,
-    contrasts: int = 0,
+    views: Sequence[View] = (),
 ) -> Group:
     """A pair's prompt with its branches as responses, rendered and tokenized.
 
@@ -270,7 +270,7 @@ def render_pair(
         branches: the message columns that are responses.
         further: whether `more_rejected` answers are responses too.
         max_response_tokens: longer responses lose their end.
-        contrasts: how many of the branches come again at the end, under `contrast_images`.
+        views: answers that come once more at the end, under other images.
 
     Raises:
         RefusedRowError: as for `render_group`, or there are no such images.
@@ -289,19 +289,42 @@ def render_pair(
         )
         for name, messages in named.items()
     ]
-    if contrasts:
-        other = images.of("contrast_images", count)
-        if not other:
-            raise RefusedRowError(
-                "the loss compares the answer with itself under contrast_images, and there are "
-                "none; `veridical build distort --column contrast_images` makes them"
-            )
-        answers += [dataclasses.replace(one, images=other) for one in answers[:contrasts]]
+    known = dict(zip(named, answers, strict=True))
+    answers += [_seen_otherwise(row, images, known, view) for view in views]
     group = render_answers(
         policy, row["id"], images.of_prompt(count), row["prompt"], answers, max_response_tokens
     )
     factor = row.get("beta_factor") or 1.0
-    return dataclasses.replace(group, beta_factor=factor, contrasts=contrasts or None)
+    return dataclasses.replace(group, beta_factor=factor, contrasts=len(views) or None)
+
+
+def _seen_otherwise(
+    row: CheckedRow, images: Images, known: Mapping[str, Answer], view: View
+) -> Answer:
+    """An answer once more, as a view has it."""
+    count = count_images(row["prompt"])
+    if view.answer == "contrast_chosen":
+        if "contrast_chosen" not in row or not row["contrast_chosen"]:
+            raise RefusedRowError(
+                "the loss reads the right answer to contrast_images, contrast_chosen, and there is "
+                "none"
+            )
+        answer = Answer(row["contrast_chosen"])
+    else:
+        answer = known[view.answer]
+    if view.images == "images":
+        return dataclasses.replace(answer, images=None)
+    if view.images == "none":
+        if not count:
+            raise RefusedRowError("the loss reads answers without their image, and there is none")
+        return dataclasses.replace(answer, images=(), prompt=without_images(row["prompt"]))
+    other = images.of("contrast_images", count)
+    if not other:
+        raise RefusedRowError(
+            "the loss compares the answer with itself under contrast_images, and there are "
+            "none; `veridical build distort --column contrast_images` makes them"
+        )
+    return dataclasses.replace(answer, images=other)
 
 
 def _even_out(groups: Sequence[Group]) -> list[Group]:
