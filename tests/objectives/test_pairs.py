@@ -25,7 +25,12 @@ from veridical.objectives.lddpo import LDDPO
 from veridical.objectives.likelihood import Likelihood, mean_token_nll
 from veridical.objectives.mpo import MPO
 from veridical.objectives.orpo import ORPO
-from veridical.objectives.preference import AveragedPreference, Preference, averaged_loss
+from veridical.objectives.preference import (
+    AveragedPreference,
+    Preference,
+    averaged_loss,
+    pair_accuracy,
+)
 from veridical.objectives.simpo import SimPO
 from veridical.objectives.slic import slic_loss
 from veridical.objectives.table import AnyPairLoss, AnyTerm
@@ -477,6 +482,20 @@ def test_what_the_longer_answer_has_more_weighs_less() -> None:
     loss = LDDPO(excess_weight=0.25)
     assert loss.weigh([1, 2, 3, 4], [5, 6]) == ([1, 1, 0.25, 0.25], [1, 1])
     assert loss.weigh([1], [5, 6]) == ([1], [1, 0.25])
+
+
+def test_figures_need_no_float64() -> None:
+    """Which some devices lack."""
+    reward = torch.zeros(2, device="meta")
+    assert pair_accuracy(reward, reward).dtype == torch.float32
+
+
+@pytest.mark.parametrize("terms", ["simpo:1,nll:1", "dpo:1:beta=0.3,simpo:1"])
+def test_a_common_beta_that_no_term_has_is_refused(terms: str) -> None:
+    with pytest.raises(UserError, match=r"--beta is that of terms .* leave --beta out"):
+        Preference(Combined(0.2, terms)).check()
+    Preference(Combined(0.2, "dpo:1,simpo:1")).check()
+    Preference(Combined(terms=terms)).check()
 
 
 @pytest.mark.parametrize(

@@ -102,6 +102,17 @@ def test_dora_whose_weights_are_rounded(command: str, data: Path) -> None:
             train(command, data, training={"lora_dora": True, **options})
 
 
+@pytest.mark.parametrize("command", BESIDE_REFERENCE)
+def test_what_is_wrong_with_dora_itself_comes_first(command: str, data: Path) -> None:
+    """Another precision would not help where there are no adapters, or not so many layers."""
+    for options, message in (
+        ({"tuning": "full", "mixed_precision": "bf16"}, "--lora-dora means nothing under"),
+        ({"lora_targets": [], "dtype": "bfloat16"}, "--lora-targets names no layer"),
+    ):
+        with pytest.raises(UserError, match=message):
+            train(command, data, training={"lora_dora": True, **options})
+
+
 @pytest.mark.parametrize("command", SAMPLING)
 def test_servers_and_judges(command: str, data: Path) -> None:
     refused: list[tuple[dict[str, Any], str]] = [

@@ -46,6 +46,6 @@ def answer_logps(
             batch = collate(policy, [change(one) for one in some] if change else some, share)
             logps = response_logps(policy.model, batch)
             require_finite(policy, logps.sums, "log-probabilities of answers")
-            sums, counts = logps.sums.double().tolist(), logps.counts.double().tolist()
+            sums, counts = logps.sums.tolist(), logps.counts.cpu().double().tolist()
             found += [list(zip(*both, strict=True)) for both in zip(sums, counts, strict=True)]
     return found

@@ -75,7 +75,7 @@ def yes_margins(prompts: Sequence[Prompt], settings: AnswerSettings) -> list[flo
         share = bool(groups) and sharing(policy, groups[:1]).allowed
         for start in track(range(0, len(groups), settings.batch_size), "margins"):
             batch = collate(policy, groups[start : start + settings.batch_size], share)
-            sums = response_logps(policy.model, batch).sums.double()
+            sums = response_logps(policy.model, batch).sums.cpu().double()
             require_finite(policy, sums, 'log-probabilities of "Yes" and "No"')
             margins += (sums[:, 0] - sums[:, 1]).tolist()
     return margins

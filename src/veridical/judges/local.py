@@ -132,7 +132,7 @@ def _verdict_margins(policy: Policy, groups: Sequence[Group]) -> tuple[list[floa
             return []
         with torch.inference_mode():
             batch = row_batch(policy, [groups[n] for n in left])
-            sums = response_logps(policy.model, batch).sums.double()
+            sums = response_logps(policy.model, batch).sums.cpu().double()
         require_finite(policy, sums, "log-probabilities of the verdicts")
         found: list[float] = (sums[:, 0] - sums[:, 1]).tolist()
         return found

@@ -116,6 +116,26 @@ def adapters_off(model: PreTrainedModel) -> Iterator[None]:
             layer._disable_adapters = False
 
 
+@contextmanager
+def weights_swapped(
+    parameters: Mapping[str, Tensor], values: Mapping[str, Tensor]
+) -> Iterator[None]:
+    """Let parameters have other values for a while; nothing is copied.
+
+    Args:
+        parameters: by name.
+        values: of the same names and shapes.
+    """
+    own = {name: parameter.data for name, parameter in parameters.items()}
+    for name, parameter in parameters.items():
+        parameter.data = values[name]
+    try:
+        yield
+    finally:
+        for name, parameter in parameters.items():
+            parameter.data = own[name]
+
+
 def frozen_copy(policy: Policy) -> Policy:
     """A copy of the policy that never trains: the reference of full fine-tuning."""
     model = copy.deepcopy(policy.model).eval().requires_grad_(False)

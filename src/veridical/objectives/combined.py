@@ -18,6 +18,7 @@ from veridical.objectives.weighted_sum import WeightedSum
 from veridical.runtime.errors import UserError
 from veridical.runtime.ranges import ABOVE_ZERO
 
+COMMON_BETA = 0.1
 EXAMPLE = "dpo:0.8,bco:0.2,nll:1"
 TERMS: dict[str, Callable[..., Objective]] = {
     loss.name: loss for loss in typing.get_args(AnyPairLoss) if not issubclass(loss, WeightedSum)
@@ -37,7 +38,7 @@ class Combined(WeightedSum):
 
     name: ClassVar[str] = "terms"
     chosen_by: ClassVar[str] = "terms"
-    beta: Annotated[float, ABOVE_ZERO] = 0.1
+    beta: Annotated[float, ABOVE_ZERO] = COMMON_BETA
     terms: str = ""
 
     @property
@@ -59,6 +60,12 @@ class Combined(WeightedSum):
                     f"--terms, {one.name}: {error} Settings of a term follow its weight: "
                     f"{one.name}:{weight:g}:setting=value."
                 ) from error
+        if self.beta != COMMON_BETA and self.parts == read_terms(self.terms, 2 * self.beta):
+            raise UserError(
+                "--beta is that of terms that compare with the reference and set none, and --terms "
+                f"has none of these. Give each its own, such as {self.lead.name}:1:beta="
+                f"{self.beta:g}, and leave --beta out."
+            )
         super().check()
 
     def with_known_start(self) -> Self:

@@ -287,4 +287,5 @@ def pair_accuracy(chosen: Tensor, rejected: Tensor, rounding: Tensor | float = 0
         rounding: up to which difference they count as equal. Shape: the same, or a number.
     """
     margin = chosen - rejected
-    return (margin > rounding).double() + (margin.abs() <= rounding).double() / 2
+    # In the rewards' own type, which has these three exactly: not every device has float64.
+    return (margin > rounding).to(margin) + (margin.abs() <= rounding).to(margin) / 2

@@ -34,6 +34,7 @@ from veridical.objectives.wpo import WPO
 
 AnyPairLoss = (
     DPO | IPO | SLiC | DDPO | LDDPO | WPO | MDPO | CHiP | VDPO | SymMPO | SVCO | MPO | BCO | FDPO
-    | Robust | EXO | NCA | SPPO | APOZero | APODown | AOT | UnpairedAOT | DiscoPOP | KTO | SimPO | CPO | ORPO
+    | Robust | EXO | NCA | SPPO | APOZero | APODown | AOT | UnpairedAOT | DiscoPOP | KTO | SimPO
+    | CPO | ORPO
 )  # fmt: skip
 AnyTerm = Likelihood

@@ -14,6 +14,7 @@ from veridical.objectives.preference import AveragedPreference, Preference
 from veridical.runtime.errors import UserError
 from veridical.train.loop.features import keep_features, with_features
 from veridical.train.loop.finish import finish_run
+from veridical.train.loop.following import Following, MoveReference
 from veridical.train.loop.layout import find_sharing
 from veridical.train.loop.memory import finish_dry_run
 from veridical.train.loop.mismatched import tell_balance, with_mismatched
@@ -44,6 +45,7 @@ def train_dpo(
     reference: Literal["precomputed", "in_step"] = "precomputed",
     reference_model: Model | None = None,
     kind: Literal["preference", "unpaired"] = "preference",
+    following: Following = Following(),
     training: Training = Training(learning_rate=1e-6, epochs=3.0),
 ) -> None:
     """Align MODEL on the preference pairs in DATA and write the result to OUT.
@@ -64,13 +66,15 @@ def train_dpo(
             round; of the same family, with the same tokenizer.
         kind: what DATA holds: `preference`, or `unpaired`: single answers, each a good or a bad
             one, for the loss `kto` (which takes pairs too).
+        following: how the reference follows the policy, if it does.
         training: what every training command takes.
     """
+    following.check(objective, reference, reference_model, training)
     check_dpo(objective, model, reference_model, kind)
     require_whole_batch(objective, training.batch_size, training.accumulation)
     options = {
         "objective": objective, "reference": reference, "reference_model": reference_model,
-        "kind": kind,
+        "kind": kind, "following": following,
     }  # fmt: skip
     with start_training(Given("train dpo", model, data, out, training, options)) as run:
         start = load_start_beside_reference(model, training, run)
@@ -109,6 +113,8 @@ def train_dpo(
             held_to.in_step,
             held_to.is_start,
             follow,
+            str(following),
+            [MoveReference(scorer, following)],
         )
         if training.dry_run:
             finish_dry_run(run, policy, task, training, rows, held_to)

@@ -46,7 +46,8 @@ FIXED = {
     "check_images", "check_objects", "check_vocabulary", "check_by", "check_limit", "check_tokens",
     "share_prefix", "template", "dry_run", "dtype", "mixed_precision", "seed",
     # objectives
-    "kind", "loss", "per_token", "first_rejected_weight", "reference", "reference_model", "facts",
+    "kind", "loss", "per_token", "first_rejected_weight", "reference", "reference_model",
+    "reference_every", "reference_mix", "facts",
     "criterion", "centering",
     # fresh responses and who judges them
     "temperature", "top_p", "top_k", "min_new_tokens", "max_new_tokens", "rollout_steps",
@@ -109,6 +110,13 @@ def test_every_option_of_training_is_free_or_fixed_or_goes_by_key() -> None:
             {"engine": {"url": "http://b", "max_staleness": 2}},
             ["--engine.max_staleness 0, not 2"],
         ),
+        # A run of MPO from before it had the likelihood goes on without it, if it says so.
+        (
+            {"loss": "mpo"},
+            {"loss": "mpo", "generation_weight": 1.0},
+            ["--generation-weight 0.0, not 1.0"],
+        ),
+        ({"loss": "mpo"}, {"loss": "mpo", "generation_weight": 0.0}, []),
         ({"learning_rate": 0.1}, {"learning_rate": 0.2}, ["--learning-rate 0.1, not 0.2"]),
     ],
 )

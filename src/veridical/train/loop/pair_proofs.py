@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 from torch import Tensor
@@ -59,5 +60,6 @@ def check_pairs(
     again = compute_logps(policy, groups, task.share_prefix, len(groups))
     pairs = pair_logps(logps_of(batch, logps, batch.token_counts.cpu()), reference)
     start = pair_start(objective, pairs, declared, min(floor, repeat_noise(logps, again)))
+    start = dataclasses.replace(start, detail=start.detail + task.moves)
     recognize_start(policy, groups, logps, floor, out, objective.describe())
     return check_before_training(policy, groups, task.share_prefix, out, start)

@@ -34,6 +34,10 @@ and models are free where both are there to be compared (`_compared`)."""
 LENGTH = {"epochs", "max_steps", "patience"}
 """Options that may differ as well where a run is extended, and only there."""
 
+AS_BEFORE: Mapping[str, object] = {"generation_weight": 0.0}
+"""Options that change a result by their default, and the value that goes on with a run that was
+started before they were there."""
+
 FREE_KEYS: Mapping[str, frozenset[str]] = {
     "endpoint": frozenset(field.name for field in fields(EndpointSettings)),
     "engine": frozenset(field.name for field in fields(ServerSettings)),
@@ -283,7 +287,8 @@ def changed_options(
 ) -> list[str]:
     """`--name old, not new` for each option that differs and could change the result.
 
-    Options that either version of the program does not know are left alone.
+    Options that either version of the program does not know are left alone, but those in
+    `AS_BEFORE`.
 
     Args:
         old: every option of the run's start.
@@ -293,6 +298,10 @@ def changed_options(
     now = json_types(new)
     free = {*FREE, *compared, *(LENGTH if now.get("extend") else ())}
     changed = []
+    for name, value in AS_BEFORE.items():
+        if name in now and name not in old and now[name] != value:
+            option = f"--{name.replace('_', '-')}"
+            changed.append(f"{option} {_written(value)}, not {_written(now[name])}")
     for name in old:
         if name not in now or name in free or old[name] == now[name]:
             continue

@@ -54,6 +54,6 @@ class RunningMean(TrainerCallback, ExportableState):
     ) -> None:
         """Add the step's, of all processes."""
         seen, self._seen = self._seen, []
-        own = sum(float(one.double().sum()) for one in seen), sum(map(len, seen))
+        own = sum(float(one.cpu().double().sum()) for one in seen), sum(map(len, seen))
         for total, count in processes.gather(own):
             self.total, self.count = self.total + total, self.count + count

@@ -120,7 +120,7 @@ def run_trainer(
     callbacks = [epochs, *_reports(policy, training, arguments, out), RunLog(out / "log.jsonl")]
     timer = StepTimer()
     callbacks += [timer, Steps(), LastStep(), Manifests(), *more]
-    callbacks += [task.follow] if task.follow is not None else []
+    callbacks += [*task.callbacks, *([task.follow] if task.follow is not None else [])]
     callbacks += _on_the_way(policy, training, train, held_out, out)
     require_same_start(task.scorer)
     trainer = GroupTrainer(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel, Trainer
 
 from veridical.runtime import processes
@@ -20,6 +21,24 @@ from veridical.train.loop.trained import (
 )
 
 SCHEDULER = "scheduler.pt"
+
+
+REFERENCE = "reference.safetensors"
+
+
+def save_reference(scorer: Scorer, folder: Path) -> None:
+    """Keep a reference that has followed the policy beside the trained weights."""
+    weights = scorer.moved_reference
+    if weights is not None and processes.is_first():
+        save_file(
+            {n: one.detach().cpu().contiguous() for n, one in weights.items()}, folder / REFERENCE
+        )
+
+
+def load_reference(scorer: Scorer, checkpoint: Path) -> None:
+    """Find it again; the start is the reference where it had not moved yet."""
+    if (checkpoint / REFERENCE).is_file():
+        scorer.put_reference(load_file(checkpoint / REFERENCE))
 
 
 class SavingTrainer(Trainer):
@@ -42,6 +61,7 @@ class SavingTrainer(Trainer):
         """
         folder = Path(output_dir or str(self.args.output_dir))
         save_trained_weights(self.scorer, folder)
+        save_reference(self.scorer, folder)
         if self.args.should_save:
             torch.save(self.args, folder / "training_args.bin")
 
@@ -71,6 +91,7 @@ class SavingTrainer(Trainer):
         self, resume_from_checkpoint: str, model: PreTrainedModel | None = None
     ) -> None:
         load_trained_weights(self.scorer, Path(resume_from_checkpoint))
+        load_reference(self.scorer, Path(resume_from_checkpoint))
 
     def _load_best_model(self) -> None:
         # By its name: the folder may have been moved since the checkpoint was written.

@@ -6,8 +6,8 @@ is called; a call of the model inside passes them by without a word.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -16,7 +16,13 @@ from transformers import PreTrainedModel
 
 from veridical.models.batching import Batch
 from veridical.models.logprobs import response_logps
-from veridical.models.policy import Policy, adapters_off, image_features, unwrap
+from veridical.models.policy import (
+    Policy,
+    adapters_off,
+    image_features,
+    unwrap,
+    weights_swapped,
+)
 from veridical.models.reward_model import response_rewards
 from veridical.train.loop.modes import checkpoint_activations, set_training
 from veridical.train.loop.seen import (
@@ -26,6 +32,7 @@ from veridical.train.loop.seen import (
     watched_features,
     without_graph,
 )
+from veridical.train.loop.trained import put, trained_parameters
 
 
 class Scores(NamedTuple):
@@ -73,6 +80,7 @@ class Scorer(nn.Module):
         self._inside = list(policy.model.modules())
         self._see_alike = see_alike(policy, frozen, model_dropout)
         self._needs_no_graph = needs_no_graph(policy)
+        self.moved: dict[str, Tensor] | None = None
         self._seen: tuple[Batch, object] | None = None
         # What Accelerate reads to shard layer by layer; families name layers that they may lack.
         there = {type(module).__name__ for module in policy.core.modules()}
@@ -98,13 +106,54 @@ class Scorer(nn.Module):
         model = self.policy_model if self.frozen_model is None else self.frozen_model
         with torch.no_grad(), watched_features(model) as found:
             if self.frozen_model is None:
-                with _evaluating(self._inside), adapters_off(self.policy_model):
+                with _evaluating(self._inside), self._as_reference():
                     scores = self._score(self.policy_model, batch, blank)
             else:
                 scores = self._score(self.frozen_model, batch, blank)
         if self._see_alike and len(found) == 1:
             self._seen = (batch, found[0])
         return scores
+
+    @torch.no_grad()
+    def move_reference(self, mix: float) -> None:
+        """Let the reference follow the policy.
+
+        Args:
+            mix: the policy's share of its new weights; below 1 only where it is a second model.
+        """
+        trained = trained_parameters(self.policy_model)
+        if self.frozen_model is None:
+            self.moved = {name: one.detach().clone() for name, one in trained.items()}
+            return
+        for name, weight in reference_weights(self.frozen_model, trained).items():
+            weight.lerp_(trained[name].to(weight), mix)
+        self.moved = {}
+
+    @property
+    def moved_reference(self) -> dict[str, Tensor] | None:
+        """The weights in which a reference that has followed differs from the start, by name."""
+        if self.moved is None or self.frozen_model is None:
+            return self.moved
+        return reference_weights(self.frozen_model, trained_parameters(self.policy_model))
+
+    @torch.no_grad()
+    def put_reference(self, values: Mapping[str, Tensor]) -> None:
+        """Put a checkpoint's reference in the place of the start.
+
+        Args:
+            values: what `moved_reference` was.
+        """
+        trained = trained_parameters(self.policy_model)
+        self.moved = {name: values[name].to(one) for name, one in trained.items()}
+        if self.frozen_model is not None:
+            put(reference_weights(self.frozen_model, trained), self.moved)
+            self.moved = {}
+
+    def _as_reference(self) -> AbstractContextManager[None]:
+        """The policy as it was when the reference last followed it; before, without adapters."""
+        if self.moved is None:
+            return adapters_off(self.policy_model)
+        return weights_swapped(trained_parameters(self.policy_model), self.moved)
 
     def train(self, mode: bool = True) -> Scorer:
         """Switch the policy and the head; a frozen reference never trains.
@@ -153,6 +202,11 @@ class Scorer(nn.Module):
             return Scores(rewards, batch.token_counts)
         logps = response_logps(model, batch, squares)
         return Scores(logps.sums.clone(), logps.counts, logps.log_squares)
+
+
+def reference_weights(frozen: PreTrainedModel, names: Iterable[str]) -> dict[str, Tensor]:
+    """Those of a second model's weights that are trained in the first, by their names there."""
+    return {name: frozen.get_parameter(name) for name in names}
 
 
 @contextmanager

@@ -160,6 +160,7 @@ def _refuse_early(given: Given) -> dict[str, Path]:
         The files that evaluations on the way read, by option.
     """
     training, command = given.training, given.command
+    training.check()
     training.check_saved(starts_from_adapter(name_of(given.model), training.init_adapter))
     check_trackers(training.report_to)
     check_showing(training.show_every, command)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
+from transformers import TrainerCallback
 
 from veridical.models.logprobs import ResponseLogps
 from veridical.models.rendering import Group
@@ -45,6 +46,8 @@ class Task:
             items.
         held_to_start: whether the reference is what training starts from, so that before the first
             step no answer has more reward than another.
+        moves: how the reference follows the policy, if it does; for the proof of the start.
+        callbacks: what the task does at steps.
         follow: gets the log-ratios of what is trained on, where the objective reads their mean.
     """
 
@@ -55,3 +58,5 @@ class Task:
     reference_in_step: bool = False
     held_to_start: bool = False
     follow: RunningMean | None = None
+    moves: str = ""
+    callbacks: Sequence[TrainerCallback] = ()
