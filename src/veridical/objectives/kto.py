@@ -20,7 +20,7 @@ class KTO(PairLoss):
     Attributes:
         beta: how strongly the policy is held to the reference; 0.05 to 0.5 is usual.
         desirable_weight: weight of good answers; times their number it should be 1 to 4/3 times the
-            same of bad ones (the paper's section 4.2).
+            same of bad ones (the paper's eq. 8).
         undesirable_weight: weight of bad answers.
     """
 
@@ -60,7 +60,7 @@ class KTO(PairLoss):
 def estimated_kl(logps: PairLogps) -> Tensor:
     """How far the policy has moved on answers to other prompts; 0 or more, without gradient.
 
-    The mean log-ratio of a batch's mismatched answers (Ethayarajh et al. 2024, section 4.1). As in
+    The mean log-ratio of a batch's mismatched answers (Ethayarajh et al. 2024). As in
     TRL, but that there an answer's other prompt is its neighbor's in the batch, which changes with
     the order of the rows, and here in the data: so the reference's log-probs can be stored.
 
@@ -76,7 +76,7 @@ def estimated_kl(logps: PairLogps) -> Tensor:
 
 
 def kto_loss(gains: Tensor, beta: float) -> Tensor:
-    """1 - sigmoid(beta * gain) (Ethayarajh et al. 2024, eq. 8).
+    """1 - sigmoid(beta * gain) (Ethayarajh et al. 2024, eq. 7).
 
     Args:
         gains: of a good answer its log-ratio less the divergence, of a bad one the reverse. Shape:

@@ -15,7 +15,7 @@ from veridical.runtime.progress import counted
 from veridical.train.loop.rows import TrainingRows
 
 MOST_IN_BALANCE = 4 / 3
-"""How many times the weight of all bad answers that of all good ones may be (KTO's section 4.2)."""
+"""How many times the weight of all bad answers that of all good ones may be (KTO's eq. 8)."""
 
 
 def with_mismatched(rows: TrainingRows, limit: int | None) -> TrainingRows:
