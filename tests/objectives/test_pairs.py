@@ -407,7 +407,7 @@ def test_single_answers_by_a_slow_reference(moved: float) -> None:
     shift = max(0.0, math.fsum((new[:, 1] - old[:, 1]).tolist()) / 4)
     for row, good in enumerate(labels):
         sign, weight = (1, 1.5) if good else (-1, 0.5)
-        gain = sign * (float(new[row, 0] - old[row, 0]) - shift)
+        gain = sign * (float((new - old).detach()[row, 0]) - shift)
         value = 1 / (1 + math.exp(-0.4 * gain))
         assert float(found[row]) == pytest.approx(weight * (1 - value), rel=1e-12)
         slope = -sign * weight * 0.4 * value * (1 - value)
@@ -416,7 +416,7 @@ def test_single_answers_by_a_slow_reference(moved: float) -> None:
     measures = Preference(loss).measures(labeled(new, old, labels))
     assert measures["kl"].tolist() == pytest.approx([shift] * 4)
     assert measures["rewards_chosen"].shape == measures["rewards_rejected"].shape == (2,)
-    gains = [float(0.4 * (new - old)[row, 0]) for row in range(4)]
+    gains = [float(0.4 * (new - old).detach()[row, 0]) for row in range(4)]
     margins = [gains[0], -gains[1], -gains[2], gains[3]]
     signs = [1, -1, -1, 1]
     expected = [m - s * 0.4 * shift for m, s in zip(margins, signs, strict=True)]

@@ -97,9 +97,9 @@ def test_a_hard_update_puts_the_policy_in_its_place(
 def test_a_resumed_run_goes_on_with_its_reference(
     saved: str, write: Callable[[Path, int], Path], tmp_path: Path, tuning: Any
 ) -> None:
-    """Stopped after the second update of three steps, it is the run that was not stopped."""
+    """Stopped after an update at step 2 of 3, it is the run that was not stopped."""
     pairs, objective = write(tmp_path / "pairs.parquet", 4), AveragedPreference(DPO())
-    mixes = Following(1, 0.5 if tuning == "full" else 1.0)
+    mixes = Following(1, 0.5) if tuning == "full" else Following(2)
     whole = replace(TRAINING, tuning=tuning)
     proved = replace(whole, max_steps=2, prove_first=True)
     out, folders = tmp_path / "parts", (tmp_path / "whole", tmp_path / "parts")
@@ -112,8 +112,10 @@ def test_a_resumed_run_goes_on_with_its_reference(
     kept = [load_file(f / "checkpoints" / "checkpoint-3" / REFERENCE) for f in folders]
     assert all(torch.equal(kept[0][name], kept[1][name]) for name in kept[0])
     start = next(proof for proof in read_json(out / "proofs.json") if proof["name"] == "start")
-    becomes = "takes 0.5 of the policy's weights" if tuning == "full" else "becomes the policy"
-    assert start["passed"] and f"after every 1 step the reference {becomes}" in start["detail"]
+    told = "after every 2 steps the reference becomes the policy"
+    if tuning == "full":
+        told = "after every 1 step the reference takes 0.5 of the policy's weights"
+    assert start["passed"] and told in start["detail"]
 
 
 @pytest.mark.parametrize(
