@@ -201,6 +201,16 @@ def test_a_recipe_of_the_users(tmp_path: Path, given: dict[str, Path]) -> None:
         ({"judge": "me"}, "judge has to be of"),
         ({"result": None}, "result has to name"),
         ({"steps": [{"when": "later"}]}, "whose `when`"),
+        ({"steps": [{"name": "a"}]}, "step 1: it needs a command"),
+        ({"steps": [{"command": "report", "options": 5}]}, "options have to be a mapping"),
+        ({"takes": "conversation"}, "takes has to be a list of preference"),
+        ({"takes": [["prompt"]]}, "takes has to be a list"),
+        ({"needs": ["fact"]}, "needs has to be a list of facts, scenes"),
+        ({"judge": ["none"]}, "judge has to be of"),
+        ({"scenes": 5}, "scenes has to be a mapping of train and test"),
+        ({"scenes": {"trian": 5}}, "scenes has to be a mapping of train and test"),
+        ({"scenes": {"train": "many"}}, "scenes.train is 'many'; give a whole number"),
+        ({"evaluate": "no"}, "evaluate has to be true or false"),
     ):
         path.write_text(yaml.safe_dump({**own, **change}))
         with pytest.raises(UserError, match=said):

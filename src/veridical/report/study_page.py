@@ -97,7 +97,7 @@ class ShownArm:
         differs: its levels that are not the base arm's, in words.
         setting: that tuning chose, in words; "" where there was none.
         values: the primary metric's, by seed; None for a seed that is not finished.
-        seconds: that its steps took, the mean over seeds; None where none is finished.
+        seconds: that its steps took, the mean over seeds; None where it is known of none.
         log: of its training with the first seed; empty where it has none.
     """
 

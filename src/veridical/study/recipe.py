@@ -20,6 +20,7 @@ DEFAULTS = FOLDER / "embedded" / "defaults.yaml"
 PLACEHOLDER = re.compile(r"\{(\w+)\}")
 FIELDS = ("summary", "takes", "judge", "needs", "scenes", "steps", "result", "steer", "evaluate")
 JUDGES = ("none", "exact", "model", "any", "chair")
+NEEDS = ("facts", "scenes")
 CONDITIONS = ("conversation", "preference", "exact", "model")
 
 
@@ -109,34 +110,60 @@ def read_recipe(path: Path) -> Recipe:
         raise UserError(f"{path} is no recipe: it has to have `steps`, a list of commands.")
     if unknown := sorted(map(str, content.keys() - set(FIELDS))):
         raise UserError(f"{path}: there is no field {unknown[0]}; there is {', '.join(FIELDS)}.")
-    takes = tuple(content.get("takes") or ("conversation",))
     judge, result = content.get("judge", "none"), content.get("result")
-    for name, value, allowed in (("takes", set(takes), get_args(Kind)), ("judge", {judge}, JUDGES)):
-        if not value <= set(allowed):
-            raise UserError(f"{path}: {name} has to be of {', '.join(allowed)}.")
+    if judge not in JUDGES:
+        raise UserError(f"{path}: judge has to be of {', '.join(JUDGES)}.")
     if not isinstance(result, str):
         raise UserError(
             f"{path}: result has to name the aligned model, such as {{out}}/train/model."
         )
+    evaluate = content.get("evaluate", True)
+    if not isinstance(evaluate, bool):
+        raise UserError(f"{path}: evaluate has to be true or false.")
     for number, row in enumerate(content["steps"], start=1):
-        if not isinstance(row, dict) or row.get("when") not in (None, *CONDITIONS):
-            raise UserError(
-                f"{path}, step {number}: it has to be a mapping whose `when`, if it has one, is of "
-                f"{', '.join(CONDITIONS)}."
-            )
-    scenes = content.get("scenes") or {}
+        _check_row(f"{path}, step {number}", row)
     return Recipe(
         path.stem,
         str(content.get("summary", "")),
-        takes,
+        _words(path, "takes", content.get("takes"), get_args(Kind)) or ("conversation",),
         judge,
-        tuple(content.get("needs") or ()),
+        _words(path, "needs", content.get("needs"), NEEDS),
         tuple(content["steps"]),
         result,
         str(content.get("steer") or ""),
-        (int(scenes.get("train", 200)), int(scenes.get("test", 200))),
-        bool(content.get("evaluate", True)),
+        _scenes(path, content.get("scenes") or {}),
+        evaluate,
     )
+
+
+def _words(path: Path, name: str, given: object, known: Sequence[str]) -> tuple[Any, ...]:
+    """A field that is a list of known words."""
+    words = [] if given is None else given
+    if not isinstance(words, list) or not all(word in known for word in words):
+        raise UserError(f"{path}: {name} has to be a list of {', '.join(known)}.")
+    return tuple(words)
+
+
+def _check_row(place: str, row: object) -> None:
+    if not isinstance(row, dict) or row.get("when") not in (None, *CONDITIONS):
+        raise UserError(
+            f"{place}: it has to be a mapping whose `when`, if it has one, is of "
+            f"{', '.join(CONDITIONS)}."
+        )
+    if not isinstance(row.get("command"), str) or not isinstance(row.get("options", {}), dict):
+        raise UserError(f"{place}: it needs a command, and its options have to be a mapping.")
+
+
+def _scenes(path: Path, given: object) -> tuple[int, int]:
+    """How many scenes to train on, and to evaluate on."""
+    counts = {"train": 200, "test": 200}
+    if not isinstance(given, dict) or not given.keys() <= counts.keys():
+        raise UserError(f"{path}: scenes has to be a mapping of train and test to numbers.")
+    for name, count in given.items():
+        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+            raise UserError(f"{path}: scenes.{name} is {count!r}; give a whole number above 0.")
+    counts |= given
+    return counts["train"], counts["test"]
 
 
 def embedded_defaults() -> Defaults:
