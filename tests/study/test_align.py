@@ -27,6 +27,7 @@ from veridical.study.rehearsal import (
     few_rows,
     forecast,
     in_words,
+    rows_of,
     schedule,
     steps_of,
 )
@@ -278,6 +279,25 @@ def test_a_forecast_by_hand() -> None:
     assert schedule(plan, steps[:5], known, 1) == 51
     assert schedule(plan, steps[:5], known, 2) == 10 + 20 + 5 + 1
     assert [in_words(s) for s in (0.2, 40, 600, 9000)] == ["1 s", "40 s", "10 min", "2.5 h"]
+
+
+def test_a_forecast_counts_the_rows_that_a_step_works_on() -> None:
+    """10 of 160 rows are held out, the limit; of the 16 that it is tried on 2: 150 / 14 and 5."""
+    steps = (
+        Step("s", "data split", {"data": "d", "out": "s", "held_out": 0.1, "held_out_limit": 10}),
+        Step("p", "build bdhs", {"data": "s/train.parquet", "out": "p"}),
+        Step("h", "build bdhs", {"data": "s/held_out.parquet", "out": "h"}),
+        Step("t", "train dpo", {"data": "p/pairs.parquet", "out": "t", "epochs": 1}),
+        Step("b", "eval label_free", {"model": "m", "data": "h/pairs.parquet", "out": "b"}),
+    )
+    plan = Plan(Path(), steps)
+    assert [rows_of(plan, step, 160) for step in steps] == [160, 150, 10, 150, 10]
+    assert [rows_of(plan, step, 16) for step in steps] == [16, 14, 2, 14, 2]
+    trial = Trial({name: Tried(1, 2) for name in "spthb"}, 6, {"memory": 1}, 9)
+    seconds = [forecast(plan, step, trial, 160) for step in steps]
+    assert seconds[1] == pytest.approx(6 + 1 + 2 * 150 / 14)
+    assert seconds[2] == seconds[4] == 6 + 1 + 2 * 5
+    assert seconds[3] == pytest.approx(6 + 1 + 150 * 2 / 32 / 3 + 5 * 2)
 
 
 def test_a_comparison_in_a_line(tmp_path: Path) -> None:

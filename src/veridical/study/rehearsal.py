@@ -30,6 +30,8 @@ LOOKED_AT = 500
 """Rows among which the few are chosen, the longest among them."""
 STEPS = 3
 """Optimizer steps that trainings are tried for; the middle one counts."""
+READ = ("data", "samples", "pairs")
+"""Options that name the rows that a step works on."""
 LIGHT_SECONDS = 5.0
 """What a command takes that loads no model (our choice)."""
 
@@ -122,16 +124,29 @@ def forecast(plan: Plan, step: Step, trial: Trial, rows: int) -> float | None:
     tried = trial.steps.get(step.name) or _alike(plan, step, trial)
     if tried is None or tried.failed:
         return None
-    few = min(FEW, rows)
+    whole, few = (rows_of(plan, step, count) for count in (rows, min(FEW, rows)))
     if step.command.startswith("train "):
         a_step = tried.work
         batch = _number(step, "batch_size", 8) * _number(step, "accumulation", 4)
         # What the reference says of each row is computed once: a forward, a third of a step.
-        reference = rows * a_step / batch / 3
-        return trial.start + tried.fixed + reference + steps_of(step, rows) * a_step
+        reference = whole * a_step / batch / 3
+        return trial.start + tried.fixed + reference + steps_of(step, whole) * a_step
     if step.command == "eval":
         return trial.start + tried.fixed + tried.work * _images(plan, step) / FEW_IMAGES
-    return trial.start + tried.fixed + tried.work * rows / few
+    return trial.start + tried.fixed + tried.work * whole / few
+
+
+def rows_of(plan: Plan, step: Step, rows: int) -> int:
+    """Rows that a step works on, of so many in DATA: the part that is trained on, or held out."""
+    source = next((str(step.options[name]) for name in READ if step.options.get(name)), "")
+    other = next((one for one in plan.steps if one != step and lies_in(source, one.output)), None)
+    if other is None:
+        return rows
+    if other.command != "data split":
+        return rows_of(plan, other, rows)
+    limit = int(_number(other, "held_out_limit", rows))
+    held_out = min(max(1, round(_number(other, "held_out", 0.1) * rows)), limit)
+    return held_out if Path(source).stem == "held_out" else max(1, rows - held_out)
 
 
 def steps_of(step: Step, rows: int) -> int:
