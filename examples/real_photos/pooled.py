@@ -67,7 +67,9 @@ def power(pilot: Path, photographs: int) -> Row:
     """
     found: Row = {"photographs": photographs, "pilot": pilot.name}
     for benchmark, metric in POWER:
-        rows = compare_runs(pilot / "eval/sft" / benchmark, pilot / "eval/bdhs" / benchmark)
+        rows: Sequence[Mapping[str, Any]] = compare_runs(
+            pilot / "eval/sft" / benchmark, pilot / "eval/bdhs" / benchmark
+        )
         row = next(row for row in rows if row["metric"] == metric)
         error = standard_error(row) * (row["clusters"] / photographs) ** 0.5
         found[metric] = {"standard_error": error, "smallest_difference": FOUND * error}

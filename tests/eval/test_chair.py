@@ -13,6 +13,7 @@ import pytest
 from evaluating import eval_chair
 from PIL import Image
 
+from veridical.data.object_lists import JudgedAnswer
 from veridical.data.vocabulary import Vocabulary, read_vocabulary, vocabulary_of
 from veridical.eval.benchmark import score_rows
 from veridical.eval.chair import BENCHMARK, judge_descriptions
@@ -40,7 +41,7 @@ PUBLISHED = [
 
 def score_chair(
     answers: Sequence[Mapping[str, Any]], objects: Mapping[str, Sequence[str]], words: Vocabulary
-) -> tuple[dict[str, Estimate], list[dict[str, Any]]]:
+) -> tuple[dict[str, Estimate], list[JudgedAnswer]]:
     judged = judge_descriptions(answers, objects, words)
     return score_rows(BENCHMARK, judged), judged
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from evaluating import eval_chair, eval_pope
@@ -35,7 +36,9 @@ BAD = ["A dog and a cat."] * 5 + ["A dog."]
 def test_chair_by_hand(tmp_path: Path) -> None:
     base = _chair(tmp_path, "base", BAD, OBJECTS)
     better = _chair(tmp_path, "bdhs", GOOD, OBJECTS)
-    rows = {row["metric"]: row for row in eval_compare(base, better, tmp_path / "out")}
+    rows: dict[str, Any] = {
+        row["metric"]: row for row in eval_compare(base, better, tmp_path / "out")
+    }
     names = ["chair_i", "chair_s", "recall", "mean_length", "exact_score", "empty"]
     assert list(rows) == names
     # 0/6 against 5/11 mentions.
@@ -88,7 +91,7 @@ def _pope(folder: Path, name: str, answers: Sequence[str], split: str = "random"
 def test_pope_by_split(tmp_path: Path) -> None:
     base = _pope(tmp_path, "base", ["Yes", "No", "No", "No"])
     better = _pope(tmp_path, "bdhs", ["Yes", "Yes", "Yes", "No"])
-    rows = {row["metric"]: row for row in compare_runs(base, better)}
+    rows: dict[str, Any] = {row["metric"]: row for row in compare_runs(base, better)}
     assert rows["accuracy"]["value"] == pytest.approx(0.5)
     assert rows["random/accuracy"]["value"] == pytest.approx(0.5)
     # Two images, each with one more right: too few to say anything, and it is said.
@@ -141,7 +144,7 @@ def test_several_arms_are_corrected_by_holm(
         _chair(tmp_path, "half", GOOD[:3] + BAD[3:], OBJECTS),
     ]
     rows = eval_compare(base, arms[0], tmp_path / "out", also=[arms[1]])
-    found = {row["arm"]: row for row in rows if row["metric"] == "chair_s"}
+    found: dict[str, Any] = {row["arm"]: row for row in rows if row["metric"] == "chair_s"}
     assert list(found) == ["good", "half"]
     assert found["good"]["p_holm"] == pytest.approx(2 * found["good"]["p"])
     assert found["half"]["p_holm"] == max(found["half"]["p"], found["good"]["p_holm"])
@@ -160,7 +163,7 @@ def test_several_arms_are_corrected_by_holm(
 def test_wins_losses_and_noise() -> None:
     """Of three headlines p is .001, .03 and .03: Holm leaves .003, .06 and .06."""
     benchmarks = [find_benchmark(name) for name in ("chair", "pope", "mmvet")]
-    rows = [
+    rows: list[Any] = [
         {"benchmark": one.name, "metric": one.description.headline, "arm": "a", "value": value,
          "p": p}
         for one, value, p in zip(benchmarks, (-0.1, 0.1, 0.1), (0.001, 0.03, 0.03), strict=True)
@@ -174,7 +177,7 @@ def test_seeds_are_one_arm(tmp_path: Path) -> None:
     base = _chair(tmp_path, "base", BAD, OBJECTS)
     seeds = [_chair(tmp_path, f"seed{n}", GOOD[:n] + BAD[n:], OBJECTS) for n in (3, 4, 5)]
     rows = eval_compare(base, seeds[0], tmp_path / "out", also=seeds[1:], seeds=True)
-    found = {row["metric"]: row for row in rows}["chair_s"]
+    found: Any = {row["metric"]: row for row in rows}["chair_s"]
     # Of six descriptions 2, 1 and 0 are wrong; the baseline has 5.
     assert found["arm"] == "seed3 and 2 more seeds" and found["seeds"] == 3
     assert found["value"] == pytest.approx(1 / 6 - 5 / 6) and found["low"] < found["high"] < 0

@@ -45,7 +45,9 @@ def test_rules_side_by_side(files: Path, capsys: pytest.CaptureFixture[str]) -> 
         [files / "said.jsonl"], files / "out", questions=[files / "coco_pope_random.json"],
         relabeled=[files / "relabeled_random.json"],
     )  # fmt: skip
-    plain = {row["rule"]: row for row in rows if row["labels"] == "as published"}
+    plain: dict[str, Any] = {
+        str(row["rule"]): row for row in rows if row["labels"] == "as published"
+    }
     assert [row["accuracy"] for row in plain.values()] == [0.75, 1.0, 0.75, 0.25, 0.75]
     kinds = plain["lmms-eval"]["otherwise"]
     assert [(kind["ours"], kind["here"], kind["answers"]) for kind in kinds] == [
@@ -117,7 +119,7 @@ def test_rules_of_other_benchmarks_by_hand(
     for row, own in zip(rows, wanted, strict=True):
         assert {name: row[name] for name in own} == pytest.approx(own), row["rule"]
     printed = capsys.readouterr().out
-    assert SETS[benchmark].missing in printed and all(row["rule"] in printed for row in rows)
+    assert SETS[benchmark].missing in printed and all(str(row["rule"]) in printed for row in rows)
 
 
 def test_rules_of_ambers_questions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -590,7 +590,7 @@ def test_an_objective_describes_itself() -> None:
         "at_start": 1 / (4 * 0.81),
         "needs_reference": True,
     }  # fmt: skip
-    assert "nll_weight" not in Preference().describe()["options"]
+    assert "nll_weight" not in str(Preference().describe()["options"])
 
 
 @pytest.mark.parametrize(

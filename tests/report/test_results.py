@@ -103,21 +103,24 @@ def test_differences_from_a_control_stay_apart_from_those_from_the_baseline() ->
     assert found.other_baselines == ["sft"]
     assert sentence(found).startswith("Hallucinated mentions fell")
     [row] = tables.table_rows(found, main=True)
-    assert [cell["change"] and cell["change"]["verdict"] for cell in row["cells"]] == [
+    assert [cell.change and cell.change.verdict for cell in row.cells] == [
         None,
         "unclear",
         "better",
     ]
     arms, [other] = tables.difference_rows(found, "sft")
     assert arms == ["bdhs"]
-    assert other["cells"][0]["change"]["lines"][0].startswith("+1.0 points")
+    change = other.cells[0].change
+    assert change is not None
+    assert change.lines[0].startswith("+1.0 points")
 
 
 def test_seeds_share_a_verdict_or_differ() -> None:
     found = results((-0.06, -0.08, -0.04), (-0.02, -0.05, 0.01))
-    cell = tables.table_rows(found, main=True)[0]["cells"][2]
-    assert len(cell["change"]["lines"]) == 2
-    assert cell["change"]["words"] == "seeds differ"
+    change = tables.table_rows(found, main=True)[0].cells[2].change
+    assert change is not None
+    assert len(change.lines) == 2
+    assert change.words == "seeds differ"
     main = headline(found)
     assert main is not None
     assert "for seeds 0 and 1" in main.details[0]
@@ -179,7 +182,7 @@ def test_a_benchmark_that_nobody_knows_is_shown_by_its_own_description() -> None
     found.changes["dpo", "jokes/score"] = [Change(0.3, 0.2, 0.4, 0.001, "base", 0)]
     assert sentence(found) == "Jokes understood rose from 20.0 % to 50.0 %"
     [tile] = tables.tiles(found)
-    assert (tile["label"], tile["verdict"]) == ("Jokes understood", "better")
+    assert (tile.label, tile.verdict) == ("Jokes understood", "better")
 
 
 def test_numbers_are_written_for_people() -> None:

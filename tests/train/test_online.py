@@ -228,7 +228,7 @@ def test_a_killed_run_resumes_to_the_same_weights_within_a_filling(
 def test_fillings_after_the_checkpoint_are_made_again(tmp_path: Path) -> None:
     made: list[int] = []
 
-    def make(tasks: Any, version: int) -> list[dict[str, Any]]:
+    def make(tasks: Any, version: int) -> list[Any]:
         made.append(version)
         return [{"step": step, "index": index} for step, index in tasks]
 
@@ -475,7 +475,7 @@ def test_online_bdhs_has_room_for_the_longest_answers_that_it_learns(
 def test_many_pairs_that_are_not_learned_from_are_told_once(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    def rows(*kinds: str) -> list[dict[str, Any]]:
+    def rows(*kinds: str) -> list[Any]:
         return [{"kind": kind} for kind in kinds]
 
     tell = fresh.TellLost()

@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from veridical.bdhs.cuts import Cutting
 from veridical.bdhs.settings import BDHSSettings
@@ -23,6 +22,7 @@ from veridical.models.prompt_texts import render_prompt
 from veridical.models.refused_rows import RefusedRowsError
 from veridical.models.rendering import RefusedRowError
 from veridical.runtime.errors import UserError
+from veridical.runtime.json_types import JsonObject
 from veridical.sampling import Decoding, Request
 
 
@@ -83,7 +83,7 @@ class Rejecting:
         return Cutting(settings.cut, settings.cut_words, settings.yes_no_swap, self.decoding.seed)
 
     @property
-    def constants(self) -> dict[str, Any]:
+    def constants(self) -> JsonObject:
         """What decides the result, for provenance."""
         decoding = self.decoding
         return dataclasses.asdict(self.settings) | {

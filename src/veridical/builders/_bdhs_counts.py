@@ -6,9 +6,8 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from statistics import fmean
-from typing import Any
+from typing import Any, TypedDict
 
-from veridical.runtime.json_types import JsonObject
 from veridical.runtime.progress import counted
 
 LEAST_GUIDED = 0.5
@@ -25,7 +24,35 @@ ENOUGH = 20
 Results = Sequence[Mapping[str, Any]]
 
 
-def summarize(results: Results, skipped: int) -> dict[str, Any]:
+class NoiseCounts(TypedDict, total=False):
+    """How far noise moved what the model was given, where any was added."""
+
+    mean_noise_deviation: float | None
+    noise_not_measured: int
+
+
+class BDHSSummary(NoiseCounts, total=False):
+    """`summary.json` of a BDHS set."""
+
+    records: int
+    pairs: int
+    skipped: int
+    skipped_for: dict[str, int]
+    pairs_by_iteration: dict[str, int]
+    mean_similarity: float
+    mean_share_masked: float
+    tries: int
+    tries_cut_off: int
+    empty_completions: int
+    sentences: int
+    guided_sentences: int
+    share_guided: float | None
+    languages: dict[str, int]
+    yes_no: dict[str, dict[str, int]]
+    warnings: list[str]
+
+
+def summarize(results: Results, skipped: int) -> BDHSSummary:
     """Counts and means of a set; `warnings` are sentences for the user.
 
     Args:
@@ -35,24 +62,30 @@ def summarize(results: Results, skipped: int) -> dict[str, Any]:
     pairs = [row for row in results if "rejected" in row]
     sources = [json.loads(row["source"]) for row in pairs]
     iterations = Counter(source["iteration"] for source in sources)
-    summary: JsonObject = {
+    guided, masked = _guidance(sources), [source["share_masked"] for source in sources]
+    summary: BDHSSummary = {
         "records": len(results),
         "pairs": len(pairs),
         "skipped": skipped,
         "skipped_for": dict(Counter(row["reason"] for row in results if "reason" in row)),
         "pairs_by_iteration": {str(i): iterations[i] for i in sorted(iterations)},
         "mean_similarity": round(fmean(source["similarity"] for source in sources), 4),
-        "mean_share_masked": round(fmean(source["share_masked"] for source in sources), 4),
-        **_tries(results),
-        **_guidance(sources),
-        **_noise(sources),
+        "mean_share_masked": round(fmean(masked), 4),
+        "tries": sum(row["tries"]["made"] for row in results),
+        "tries_cut_off": sum(row["tries"]["cut_off"] for row in results),
+        "empty_completions": sum(row["tries"]["empty"] for row in results),
+        "sentences": len(guided),
+        "guided_sentences": sum(guided),
+        "share_guided": round(fmean(guided), 4) if guided else None,
+        **_noise(sources),  # type: ignore[typeddict-item]  # further keys are not there
         "languages": dict(Counter(row["language"] for row in results if "language" in row)),
         "yes_no": {"records": _yes_no(results), "pairs": _yes_no(pairs)},
     }
-    return summary | {"warnings": warnings_of(summary)}
+    summary["warnings"] = warnings_of(summary)
+    return summary
 
 
-def warnings_of(summary: Mapping[str, Any]) -> list[str]:
+def warnings_of(summary: BDHSSummary) -> list[str]:
     """What a user should know before training on the set."""
     found = [
         _about_guidance(summary),
@@ -63,28 +96,19 @@ def warnings_of(summary: Mapping[str, Any]) -> list[str]:
     return [warning for warning in found if warning]
 
 
-def _tries(results: Results) -> dict[str, int]:
-    return {
-        "tries": sum(row["tries"]["made"] for row in results),
-        "tries_cut_off": sum(row["tries"]["cut_off"] for row in results),
-        "empty_completions": sum(row["tries"]["empty"] for row in results),
-    }
+def _guidance(sources: Results) -> list[bool]:
+    """Of each sentence in guided pairs: whether the model was given its beginning."""
+    return [bool(cut["kept"]) for source in sources for cut in source["cuts"]]
 
 
-def _guidance(sources: Sequence[Mapping[str, Any]]) -> JsonObject:
-    """Of the sentences in guided pairs: how many the model was given the beginning of."""
-    kept = [bool(cut["kept"]) for source in sources for cut in source["cuts"]]
-    share = round(fmean(kept), 4) if kept else None
-    return {"sentences": len(kept), "guided_sentences": sum(kept), "share_guided": share}
-
-
-def _noise(sources: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _noise(sources: Results) -> NoiseCounts:
     """How far noise moved what the model was given; nothing where none was added."""
     left = [source["noise_deviation"] for source in sources if "noise_deviation" in source]
     known = [one for one in left if one is not None]
     mean = round(fmean(known), 4) if known else None
-    measured = {"mean_noise_deviation": mean, "noise_not_measured": len(left) - len(known)}
-    return measured if left else {}
+    if not left:
+        return {}
+    return {"mean_noise_deviation": mean, "noise_not_measured": len(left) - len(known)}
 
 
 def _yes_no(results: Results) -> dict[str, int]:
@@ -92,7 +116,7 @@ def _yes_no(results: Results) -> dict[str, int]:
     return {word: counts[word] for word in ("yes", "no")}
 
 
-def _about_guidance(summary: Mapping[str, Any]) -> str:
+def _about_guidance(summary: BDHSSummary) -> str:
     share = summary["share_guided"]
     if share is None or share >= LEAST_GUIDED:
         return ""
@@ -119,7 +143,7 @@ def _about_balance(counts: Mapping[str, Mapping[str, int]]) -> str:
     )
 
 
-def _about_limits(summary: Mapping[str, Any]) -> str:
+def _about_limits(summary: BDHSSummary) -> str:
     if summary["tries_cut_off"] <= summary["tries"] / 10:
         return ""
     return (
@@ -128,7 +152,7 @@ def _about_limits(summary: Mapping[str, Any]) -> str:
     )
 
 
-def _about_noise(summary: Mapping[str, Any]) -> list[str]:
+def _about_noise(summary: BDHSSummary) -> list[str]:
     unknown, left = summary.get("noise_not_measured", 0), summary.get("mean_noise_deviation")
     found = []
     if unknown:

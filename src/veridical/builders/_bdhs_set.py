@@ -9,7 +9,7 @@ from typing import Any
 
 from datasets import Dataset
 
-from veridical.builders._bdhs_counts import summarize
+from veridical.builders._bdhs_counts import BDHSSummary, summarize
 from veridical.builders._rows import Pair, Skipped, sort_out, write_set
 from veridical.data.messages import Message
 from veridical.data.records import RecordSet
@@ -33,7 +33,7 @@ class Rejected:
 
 def write_bdhs_set(
     out: Path, results: Sequence[Mapping[str, Any]], records: RecordSet
-) -> dict[str, Any]:
+) -> BDHSSummary:
     """Write `pairs.parquet` and `skipped.jsonl`; returns the summary.
 
     Raises:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Any
 
 from veridical.builders._judged import JudgedSample
 from veridical.builders._rows import Skipped
@@ -58,7 +57,7 @@ def marked_or_skipped(item: JudgedSample, marks: Marks, field: str) -> MarkedSam
 
 def means(kept: Sequence[MarkedSample]) -> dict[str, float]:
     """The mean of each aspect over all responses."""
-    ratings: list[dict[str, Any]] = [rating for one in kept for rating in one.marks.ratings]
+    ratings = [rating for one in kept for rating in one.marks.ratings]
     return {name: round(fmean(row[name] for row in ratings), 4) for name in ratings[0]}
 
 

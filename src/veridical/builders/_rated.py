@@ -11,6 +11,7 @@ from typing import Any
 from datasets import Dataset
 
 from veridical.builders._rows import Pair, Sample
+from veridical.data.record_types import CheckedRow, Rating
 from veridical.data.records import response_name, text_of
 from veridical.runtime.errors import UserError
 from veridical.runtime.json_types import JsonObject
@@ -31,7 +32,7 @@ class RatedSample:
         index: of the record among the usable ones.
     """
 
-    row: dict[str, Any]
+    row: CheckedRow
     texts: tuple[str, ...]
     ratings: tuple[Mapping[str, float], ...]
     read_images: Callable[[], list[Any]] = list
@@ -66,7 +67,7 @@ class RatedSample:
             marks: for each response, aspect to value; they replace what it had of an aspect.
             by: who rated, for `source`.
         """
-        ratings = [
+        ratings: list[Rating] = [
             {"answer": response_name(number), "aspect": aspect, "value": value}
             for number, (old, new) in enumerate(zip(self.ratings, marks, strict=True))
             for aspect, value in {**old, **new}.items()
@@ -91,7 +92,7 @@ class RatedSample:
             several: whether the record gives several pairs, so that their ids have to differ.
             made: how it was made, for `source`.
         """
-        ratings = [
+        ratings: list[Rating] = [
             {"answer": answer, "aspect": aspect, "value": value}
             for answer, number in (("chosen", better), ("rejected", worse))
             for aspect, value in self.ratings[number].items()
@@ -108,7 +109,7 @@ class RatedSample:
             source=as_source({**self._of_pair(better, worse), **made}),
         )
 
-    def _of_pair(self, better: int, worse: int) -> dict[str, Any]:
+    def _of_pair(self, better: int, worse: int) -> JsonObject:
         """What `source` says, with who wrote the two responses in place of all of them."""
         told = self.provenance()
         by = told.pop("responses_by", None)

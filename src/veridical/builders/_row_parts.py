@@ -6,7 +6,7 @@ import contextlib
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import pyarrow as pa
 
@@ -48,7 +48,7 @@ class RowParts:
             self.forget()  # its rows were too bad to use, and by now something was changed
         refuse_other_build(folder, self.key)
 
-    def known(self, number: int) -> dict[str, Any] | None:
+    def known(self, number: int) -> dict[str, object] | None:
         """What was written beside a part's rows; None where the part is not there as a whole."""
         about, rows = self._files(number)
         if not about.is_file() or not rows.is_file():
@@ -56,7 +56,7 @@ class RowParts:
         with contextlib.suppress(UserError, KeyError, TypeError):
             known = read_json(about)
             if known["sha256"] == hash_file(rows):
-                found: dict[str, Any] = known["about"]
+                found: dict[str, object] = known["about"]
                 return found
         if rows.is_file():  # else another shard has put the result together
             print(f"{rows} was damaged or changed: its rows are worked through again.")
@@ -186,7 +186,7 @@ def build_set(
     return True
 
 
-def _state(items: Sequence[Item], files_of: Callable[[Item], Iterable[Path]]) -> dict[str, Any]:
+def _state(items: Sequence[Item], files_of: Callable[[Item], Iterable[Path]]) -> dict[str, object]:
     """How many items a part has, and the state of their images' files."""
     files = sorted({str(file) for item in items for file in files_of(item)})
     return {"rows": len(items), "files": {file: file_state(file) for file in files}}

@@ -10,6 +10,7 @@ from typing import Any, Generic, TypeVar
 from veridical.data.messages import Message
 from veridical.data.origins import unread_rows, with_origins
 from veridical.data.record_rows import Kind
+from veridical.data.record_types import Rating
 from veridical.data.records import RecordSet, write_records
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import write_jsonl
@@ -46,7 +47,7 @@ class Pair:
     chosen: Sequence[Message]
     rejected: Sequence[Message]
     source: str
-    ratings: Sequence[Mapping[str, Any]] | None = None
+    ratings: Sequence[Rating] | None = None
     facts: Sequence[str] | None = None
     expected_answer: str | None = None
 
@@ -65,7 +66,7 @@ class Sample:
     prompt: Sequence[Message]
     responses: Sequence[Sequence[Message]]
     source: str
-    ratings: Sequence[Mapping[str, Any]] | None = None
+    ratings: Sequence[Rating] | None = None
     facts: Sequence[str] | None = None
     expected_answer: str | None = None
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, TypedDict
 
 from datasets import Dataset
 
@@ -27,9 +27,23 @@ class KeptResponses:
     texts: list[str]
 
 
+class SampleSummary(TypedDict):
+    """`summary.json` of a set of samples."""
+
+    records: int
+    prompts: int
+    responses: int
+    duplicates: int
+    prompts_with_one_response: int
+    empty: int
+    cut_off: int
+    mean_words: float
+    skipped: int
+
+
 def write_sample_set(
     out: Path, results: Sequence[Sampled], records: RecordSet, settings: Mapping[str, Any]
-) -> dict[str, Any]:
+) -> SampleSummary:
     """Write `samples.parquet` and `skipped.jsonl`; returns the summary.
 
     Raises:
@@ -80,7 +94,7 @@ def _samples(
 
 def _summary(
     results: Sequence[Sampled], finished: Sequence[Sequence[str]], skipped: int
-) -> dict[str, Any]:
+) -> SampleSummary:
     texts = [text for row in finished for text in row]
     stops = [reason for one in results for reason in one.stop_reasons]
     cut_off = stops.count("length")

@@ -86,7 +86,7 @@ def build_annotate(
         items = judged_samples(records)
         opened = asked.open(out, items)
         marking = marking_judge(opened.ask, Questioning(criterion, replies.attempts, replies.facts))
-        whole = {"swap": swap, "data": run.record["inputs"]["samples"]["sha256"]}
+        whole: dict[str, object] = {"swap": swap, "data": run.record["inputs"]["samples"]["sha256"]}
         parts = Parts(out, whole | asked.identity(run, criterion, opened), Marks)
         marks = parts.work_through_shard(
             items, lambda chunk: mark_chunk(marking, chunk, replies.seed, swap), "marks", part

@@ -31,7 +31,6 @@ from veridical.runtime.cache import Cache
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import require_file
 from veridical.runtime.fingerprint import fingerprint, model_folders
-from veridical.runtime.json_types import JsonObject
 from veridical.runtime.options import CacheOptions, Loading, Reading
 from veridical.runtime.progress import are_in
 from veridical.runtime.runs import Run, start_run
@@ -117,9 +116,12 @@ def _check_caching(caching: CacheOptions, bdhs: BDHSSettings) -> None:
         )
 
 
-def _identity(run: Run, how: Rejecting, cache: Cache) -> JsonObject:
+def _identity(run: Run, how: Rejecting, cache: Cache) -> dict[str, object]:
     """What decides the pairs, besides the model."""
-    data = {"settings": how.constants, "data": run.record["inputs"]["data"]["sha256"]}
+    data: dict[str, object] = {
+        "settings": how.constants,
+        "data": run.record["inputs"]["data"]["sha256"],
+    }
     if not how.measure.model:
         return data
     found = fingerprint(how.measure.model, cache=cache)

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import yaml
 
@@ -35,6 +35,7 @@ from veridical.builders.join import difference, further_answers, with_row_images
 from veridical.data.messages import text_of
 from veridical.data.origins import image_paths, unread_rows, with_origins
 from veridical.data.reading import read
+from veridical.data.record_types import NewRow
 from veridical.data.records import RecordSet
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import check_file, require_file, write_jsonl, write_text_atomic
@@ -60,7 +61,7 @@ class Composition:
 
     taken: list[Candidate]
     left_out: list[list[Skipped]]
-    counts: dict[str, Any]
+    counts: dict[str, object]
 
 
 def build_compose(
@@ -118,7 +119,7 @@ def build_compose(
     }  # fmt: skip
     part = read_shard(shard)
     with start_run(out, "build compose", options, inputs, any_process=True) as run:
-        hashes = [run.record["inputs"][name]["sha256"] for name in inputs]
+        hashes = [str(run.record["inputs"][name]["sha256"]) for name in inputs]
         _expect(list(inputs.values()), hashes, expect)
         records = [read(path, "preference", reading) for path in sets]
         other = read(rejected_from, "preference", reading) if rejected_from else None
@@ -208,7 +209,7 @@ def _choose(
         for row in draw(rows, quota, seed)
     ]
     final = _swapped(taken, records, names, amounts.swap, seed)
-    counts: dict[str, Any] = {
+    counts: dict[str, object] = {
         "sets": {
             name: {"rows": len(one.rows), "able": size, "taken": sum(r.set == n for r in final)}
             for n, (name, one, size) in enumerate(zip(names, records, sizes, strict=True))
@@ -325,19 +326,19 @@ def _row_maker(
     other: RecordSet | None,
     names: Sequence[str],
     seed: int,
-) -> Callable[[Sequence[Candidate]], Iterator[dict[str, Any]]]:
+) -> Callable[[Sequence[Candidate]], Iterator[NewRow]]:
     """What makes rows of pairs that were taken."""
     # In Arrow's form images are the bytes of their files, not decoded and packed again.
     raw = [one.rows.with_format("arrow") for one in records]
     theirs = other.rows.remove_columns(["images"]).with_format("arrow") if other else None
 
-    def rows(taken: Sequence[Candidate]) -> Iterator[dict[str, Any]]:
+    def rows(taken: Sequence[Candidate]) -> Iterator[NewRow]:
         for one in taken:
             row = raw[one.set][one.index].to_pylist()[0]
             partner = None
             if theirs is not None and one.partner is not None:
                 partner = theirs[one.partner].to_pylist()[0]
-            yield _row(one, row, partner, names, seed)
+            yield cast(NewRow, _row(one, row, partner, names, seed))
 
     return rows
 
@@ -350,7 +351,7 @@ def _row(
     seed: int,
 ) -> dict[str, Any]:
     """A row of the result, of the pair's own row and of the one its rejected answer is from."""
-    source: dict[str, Any] = {"builder": "compose", "set": names[one.set], **one.factors,
+    source: dict[str, object] = {"builder": "compose", "set": names[one.set], **one.factors,
                               "swapped": one.swap, "seed": seed}  # fmt: skip
     if one.swap:
         who = {"chosen_by": source.pop("rejected_by", None),
@@ -378,7 +379,7 @@ def _of_chosen(parts: Sequence[Mapping[str, object]] | None) -> list[Mapping[str
     return [one for one in parts or () if one["answer"] == "chosen"] or None
 
 
-def _exchanged(parts: Sequence[Mapping[str, Any]] | None) -> list[dict[str, Any]] | None:
+def _exchanged(parts: Sequence[Mapping[str, Any]] | None) -> list[dict[str, object]] | None:
     """Ratings or weights once the two answers have changed places."""
     other = {"chosen": "rejected", "rejected": "chosen"}
     return [

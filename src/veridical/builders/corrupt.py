@@ -130,7 +130,11 @@ def build_corrupt(
     with start_run(out, "build corrupt", options, inputs, any_process=True, models=folders) as run:
         records = read(data, kind, reading)
         answers = read_answers(records.rows, kind)
-        whole = {"kind": kind, "seed": seed, "data": run.record["inputs"]["data"]["sha256"]}
+        whole: dict[str, object] = {
+            "kind": kind,
+            "seed": seed,
+            "data": run.record["inputs"]["data"]["sha256"],
+        }
         if asked is None:
             truth = _truth(answers, files, co_occurrence)
             weights = _weights(answers, rules, truth)
@@ -144,7 +148,7 @@ def build_corrupt(
         if results is None:
             return
         pairs, skipped = write_pairs(out, records, answers, results, "answer")
-        summary: dict[str, Any] = {"answers": len(answers), "pairs": pairs, "skipped": skipped}
+        summary: dict[str, object] = {"answers": len(answers), "pairs": pairs, "skipped": skipped}
         summary |= {"by": by} | (asked.cost(results) if asked else _mistakes(results, rules))
         finish(run, summary, parts, time.monotonic() - began)
         print_result(are_in(pairs, "pairs", out / "pairs.parquet"))
@@ -199,7 +203,7 @@ def _ruled(
     weights: Mapping[MistakeKind, float],
     truth: Truth,
     seed: int,
-) -> dict[str, object]:
+) -> dict[str, Any]:
     language = guess_language(answer.text, answer.question)
     if language != "en":
         reason = (
@@ -218,14 +222,14 @@ def _ruled(
     return about | {"rejected": done.text, "source": source}
 
 
-def _rules_identity(rules: MistakeRules, truth: Truth) -> dict[str, Any]:
+def _rules_identity(rules: MistakeRules, truth: Truth) -> dict[str, object]:
     """What decides the mistakes, besides the answers."""
     words = sorted((list(form), name) for form, name in truth.vocabulary.forms.items())
     habits = (truth.habits.together, sorted(truth.habits.frequent.items()))
     return {"rules": vars(rules), "truth": digest(repr((truth.listed, words, habits)))}
 
 
-def _mistakes(results: Sequence[Mapping[str, Any]], rules: MistakeRules) -> dict[str, Any]:
+def _mistakes(results: Sequence[Mapping[str, Any]], rules: MistakeRules) -> dict[str, object]:
     """How many mistakes of each kind were made and could have been, beside what was asked for."""
     changes = [change for row in results for change in row.get("source", {}).get("changes", ())]
     made = Counter(change["kind"] for change in changes)

@@ -161,7 +161,7 @@ class Export:
         """The first reason why a record has no row."""
         return f"{self.left_out[0].reason}." if self.left_out else ""
 
-    def _rows(self, records: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    def _rows(self, records: Iterable[dict[str, Any]]) -> Iterator[dict[str, object]]:
         by_path = self.form.container in ("jsonl", "json")
         for record in records:
             for field in IMAGE_FIELDS:
@@ -185,41 +185,41 @@ class Export:
             yield row
 
 
-def _embedded(image: Mapping[str, Any]) -> dict[str, Any]:
+def _embedded(image: Mapping[str, Any]) -> dict[str, object]:
     name = Path(image["path"]).name if image["path"] else None
     return {"bytes": content_of(image), "path": name}
 
 
-def _records(records: RecordSet, count: int) -> Iterator[dict[str, Any]]:
+def _records(records: RecordSet, count: int) -> Iterator[dict[str, object]]:
     """The rows, images as they lie in files; without columns that hold nothing."""
     raw = records.rows.with_format("arrow")
     for index in track(range(count), "exporting", count):
         yield plain_record(raw[index].to_pylist()[0])
 
 
-def _write_jsonl(export: Export, rows: Iterable[dict[str, Any]]) -> list[Path]:
+def _write_jsonl(export: Export, rows: Iterable[dict[str, object]]) -> list[Path]:
     write_jsonl(export.out / "data.jsonl", rows)
     return [export.out / "data.jsonl"]
 
 
-def _write_json(export: Export, rows: Iterable[dict[str, Any]]) -> list[Path]:
+def _write_json(export: Export, rows: Iterable[dict[str, object]]) -> list[Path]:
     write_json_list(export.out / "data.json", rows)
     return [export.out / "data.json"]
 
 
-def _write_records(export: Export, rows: Iterable[dict[str, Any]]) -> list[Path]:
+def _write_records(export: Export, rows: Iterable[dict[str, object]]) -> list[Path]:
     return write_parquet_parts(export.out, rows, arrow_features(export.kind).arrow_schema)
 
 
-def _write_parquet(export: Export, rows: Iterable[dict[str, Any]]) -> list[Path]:
+def _write_parquet(export: Export, rows: Iterable[dict[str, object]]) -> list[Path]:
     return write_parquet_parts(export.out, rows, verl.SCHEMA)
 
 
-def _write_shards(export: Export, rows: Iterable[dict[str, Any]]) -> list[Path]:
+def _write_shards(export: Export, rows: Iterable[dict[str, object]]) -> list[Path]:
     return write_shards(export.out, rows)
 
 
-_WRITERS: dict[str, Callable[[Export, Iterable[dict[str, Any]]], list[Path]]] = {
+_WRITERS: dict[str, Callable[[Export, Iterable[dict[str, object]]], list[Path]]] = {
     "jsonl": _write_jsonl,
     "json": _write_json,
     "records": _write_records,

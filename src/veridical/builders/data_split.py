@@ -127,7 +127,7 @@ def held_out_rows(groups: Sequence[int], wanted: int, ids: Sequence[str], seed: 
     return [group in (taken or {min(drawn, key=lambda one: sizes[one])}) for group in groups]
 
 
-def _rows(records: RecordSet, places: Sequence[int], label: str) -> Iterator[dict[str, Any]]:
+def _rows(records: RecordSet, places: Sequence[int], label: str) -> Iterator[dict[str, object]]:
     """Rows with their images as the bytes of their files."""
     raw = records.rows.with_format("arrow")
     for place in track(places, f"writing {label}", len(places)):

@@ -115,7 +115,7 @@ def build_dropout(
         settings = dataclasses.asdict(decoding)
         del settings["batch_size"]  # decides nothing
         settings |= {"kept": kept, "attempts": attempts}
-        identity = {"settings": settings, "kind": kind,
+        identity: dict[str, object] = {"settings": settings, "kind": kind,
                     "data": run.record["inputs"]["data"]["sha256"]}  # fmt: skip
         parts = Parts(out, identity | model_identity(run, "model", policy, model), dict)
         began = time.monotonic()

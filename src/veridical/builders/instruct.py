@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, NotRequired, TypedDict
 
 from veridical.builders._parts import finish
 from veridical.builders._row_parts import RowParts, build_set
@@ -269,25 +269,34 @@ def _row(talk: Talk) -> NewRow:
     return {"id": talk.id, "images": [talk.image], "messages": messages, "source": source}
 
 
+class SetCounts(TypedDict):
+    """Conversations of one set: asked for, there, taken; and rows of it that are none."""
+
+    asked: int
+    offered: int
+    taken: int
+    other_rows: NotRequired[dict[str, int]]
+
+
 def _counts(
     llava: RecordSet | None, found: dict[str, Gathered], taken: Sequence[Taken], mix: Mix
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, SetCounts]:
     offered = {name: len(one.talks) for name, one in found.items()}
     if llava is not None:
         offered["llava"] = len(llava.rows)
-    return {
-        name: {
+    counts: dict[str, SetCounts] = {}
+    for name in (name for name in SOURCES if name in offered):
+        counts[name] = {
             "asked": mix.of(name),
             "offered": offered[name],
             "taken": sum(one.set == name for one in taken),
         }
-        | ({"other_rows": found[name].other} if name in found and found[name].other else {})
-        for name in SOURCES
-        if name in offered
-    }
+        if name in found and found[name].other:
+            counts[name]["other_rows"] = dict(found[name].other)
+    return counts
 
 
-def _told(sets: dict[str, dict[str, Any]]) -> Iterator[str]:
+def _told(sets: Mapping[str, SetCounts]) -> Iterator[str]:
     """Say where a set has fewer than the mix asks for."""
     for name, counts in sets.items():
         if counts["offered"] < counts["asked"]:

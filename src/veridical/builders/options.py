@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from veridical.runtime.errors import UserError
 
@@ -56,7 +56,7 @@ class Replies:
     max_new_tokens: int = 256
     batch_size: int = 8
     seed: int = 0
-    endpoint: dict[str, Any] | None = None
+    endpoint: dict[str, object] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

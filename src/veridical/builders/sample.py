@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from veridical.builders._models import model_identity
 from veridical.builders._parts import Parts, finish
@@ -49,7 +49,7 @@ def build_sample(
     decoding: Decoding = Decoding(max_new_tokens=256, temperature=0.7, batch_size=64),
     steer: str | None = None,
     reading: Reading = Reading(),
-    endpoint: dict[str, Any] | None = None,
+    endpoint: dict[str, object] | None = None,
     loading: Loading = Loading(),
     shard: str | None = None,
 ) -> None:
@@ -98,7 +98,7 @@ def build_sample(
         else:
             answer, answerer = _elsewhere(server, name, settings)
             server.tell(sum(len(prompt.images) for prompt in prompts))
-        identity = {
+        identity: dict[str, object] = {
             "settings": settings.recorded(),
             "kind": kind,
             "data": run.record["inputs"]["data"]["sha256"],

@@ -255,7 +255,7 @@ def is_group(hint: object) -> bool:
     return dataclasses.is_dataclass(without_annotation(hint))
 
 
-def choices_of(hint: object) -> dict[str, Any]:
+def choices_of(hint: object) -> dict[str, object]:
     """The members of a union of dataclasses, by name; empty for other types."""
     members = without_annotation(hint)
     if typing.get_origin(members) not in (types.UnionType, typing.Union):

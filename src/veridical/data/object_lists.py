@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from veridical.data.image_checks import IMAGE_SUFFIXES
 from veridical.data.vocabulary import Vocabulary
@@ -140,9 +140,28 @@ def describe_unknown(unknown: Sequence[str], vocabulary: Vocabulary) -> str:
     )
 
 
+class JudgedMention(TypedDict):
+    """An object that an answer names."""
+
+    start: int
+    end: int
+    text: str
+    name: str
+    hallucinated: bool
+
+
+class JudgedAnswer(TypedDict):
+    """A row of `details.jsonl`."""
+
+    image_id: str
+    answer: str
+    objects: list[str]
+    mentions: list[JudgedMention]
+
+
 def judge_answer(
     image_id: str, answer: str, objects: Sequence[str], vocabulary: Vocabulary
-) -> dict[str, Any]:
+) -> JudgedAnswer:
     """A row of `details.jsonl`: every mention with its place and whether it is hallucinated.
 
     Args:
@@ -151,7 +170,7 @@ def judge_answer(
         objects: the vocabulary's names of what is in the image.
         vocabulary: what to look for.
     """
-    mentions = [
+    mentions: list[JudgedMention] = [
         {
             "start": mention.start,
             "end": mention.end,

@@ -102,7 +102,7 @@ def _portable_images(row: Mapping[str, object]) -> dict[str, object]:
     return found
 
 
-def plain_record(row: Mapping[str, Any]) -> dict[str, Any]:
+def plain_record(row: Mapping[str, Any]) -> dict[str, object]:
     """A row as Arrow gives it, without what Arrow fills up with nulls."""
     record = {name: value for name, value in row.items() if value is not None}
     for name in ("prompt", "messages", "chosen", "rejected", "completion", "contrast_chosen"):

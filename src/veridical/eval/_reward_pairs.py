@@ -15,6 +15,7 @@ from veridical.data.records import RecordSet, text_of
 from veridical.models.rendering import Group, RefusedRowError, open_images
 from veridical.models.reward_model import RewardModel, judged_group
 from veridical.runtime.errors import UserError
+from veridical.runtime.json_types import JsonObject
 from veridical.runtime.randomness import generator
 from veridical.runtime.run_files import SkippedRow
 
@@ -125,7 +126,7 @@ def about_pairs(
     name: str,
     by: Sequence[str],
     cluster: str | None,
-) -> list[dict[str, object]]:
+) -> list[JsonObject]:
     known = clusters(records, cluster)
     texts = records.rows.remove_columns(
         [column for column in records.rows.column_names if column.endswith("images")]

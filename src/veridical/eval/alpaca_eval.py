@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
 
@@ -30,6 +30,7 @@ from veridical.eval.published import (
 from veridical.eval.run import run_benchmark
 from veridical.runtime.descriptions import BenchmarkDescription, MetricDescription
 from veridical.runtime.errors import UserError
+from veridical.runtime.json_types import JsonObject
 from veridical.scoring.statistics import ClusterSums, Estimate, Metric, Ratio, sum_by_cluster
 
 Rule: TypeAlias = Literal["corrected", "official"]
@@ -103,7 +104,7 @@ def read_baseline(path: Path) -> list[PublishedQuestion]:
     return found
 
 
-def read_preferences(path: Path) -> list[dict[str, Any]]:
+def read_preferences(path: Path) -> list[JsonObject]:
     """Annotations as rows of `answers.jsonl`.
 
     Raises:
@@ -169,12 +170,12 @@ def match_answers(options: AlpacaEvalOptions, evaluation: Evaluation) -> GivenAn
         return GivenAnswers(read_preferences(options.preferences))
     by_text = {question.text: question.question_id for question in options.questions}
 
-    def read(path: Path) -> list[dict[str, Any]]:
+    def read(path: Path) -> list[JsonObject]:
         """AlpacaEval's {"instruction", "output"}, or rows by place."""
         rows = read_json_rows(path)
         if not all_have(rows, "instruction"):
             return read_answer_rows(path, "question_id")
-        found = []
+        found: list[JsonObject] = []
         for number, row in enumerate(rows, start=1):
             texts = text_fields(row, ("instruction", "output"), f"{path}, row {number}")
             id = by_text.get(texts["instruction"], texts["instruction"][:60])
@@ -200,7 +201,7 @@ def read_reply(options: AlpacaEvalOptions, row: Row, number: int, reply: str) ->
 
 def judge_rows(
     options: AlpacaEvalOptions, evaluation: Evaluation, rows: Sequence[Row]
-) -> list[dict[str, Any]]:
+) -> list[JsonObject]:
     """The rows with their preferences from 1 to 2, and 1.5 for none."""
     judged = []
     for row in rows:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias, TypeGuard
 
 from veridical.eval.published import PublishedQuestion, json_objects
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_json, read_text
+from veridical.runtime.json_types import JsonObject
 from veridical.scoring.amber_rules import WordLists
 
 Halves: TypeAlias = Literal["both", "generative", "yes_no"]
@@ -66,16 +67,16 @@ def read_amber(folder: Path, halves: Halves, lists: WordLists) -> list[Published
     for name in names:
         for number, row in enumerate(json_objects(folder / name), start=1):
             place = f"{folder / name}, row {number}"
-            if not all(isinstance(row.get(field), str) for field in ("image", "query")):
+            image, query = row.get("image"), row.get("query")
+            if not isinstance(image, str) or not isinstance(query, str):
                 raise UserError(f"{place}: a query has id, image and query.")
             found = annotations.get(str(row.get("id")))
             if found is None:
                 raise UserError(f"{place}: annotations.json has no id {row.get('id')!r}.")
             type, expected = found
-            image, about = row["image"], {"type": type}
             questions.append(
                 PublishedQuestion(
-                    str(row["id"]), image, Path(image).stem, row["query"], expected, about=about
+                    str(row["id"]), image, Path(image).stem, query, expected, about={"type": type}
                 )
             )
     return questions
@@ -94,23 +95,25 @@ def _read_annotations(
 
 
 def _expected(
-    row: Mapping[str, Any], type: str, lists: WordLists, place: str
+    row: JsonObject, type: str, lists: WordLists, place: str
 ) -> str | Mapping[str, Sequence[str]]:
     """What is right: yes, no, or the objects of a description."""
-    truth: Any = row.get("truth")
+    truth = row.get("truth")
     if type != GENERATIVE:
         if truth not in ("yes", "no"):
             raise UserError(f"{place}: truth must be yes or no, not {truth!r:.40}.")
         return str(truth)
-    objects: dict[str, Any] = {"truth": truth, "hallu": row.get("hallu")}
-    for field, names in objects.items():
+    objects: dict[str, Sequence[str]] = {}
+    for field in ("truth", "hallu"):
+        names = row.get(field)
         if not _is_names(names):
             raise UserError(f"{place}: {field} must be a list of names.")
         unknown = next((name for name in names if name not in lists.associated), None)
         if unknown is not None:
             raise UserError(f"{place}: {field} names {unknown!r}, which relation.json lacks.")
+        objects[field] = names
     return objects
 
 
-def _is_names(value: Any) -> bool:
+def _is_names(value: object) -> TypeGuard[list[str]]:
     return isinstance(value, list) and all(isinstance(item, str) for item in value)

@@ -7,11 +7,11 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from veridical.data.messages import Message, text_of
 from veridical.data.prompts import Prompt
-from veridical.data.responses import Response
+from veridical.data.responses import Response, StopReason
 from veridical.data.steering import parse_steer, steered
 from veridical.data.text.thoughts import answer_of
 from veridical.eval.asked_model import AskedModel
@@ -26,6 +26,7 @@ from veridical.eval.harness_logs import (
 from veridical.eval.stored_answers import PARTIAL, count_others, mend_last_line, stored_rows
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import hash_file, read_json, read_jsonl, reading
+from veridical.runtime.json_types import JsonObject
 from veridical.runtime.progress import counted, part_of, track
 from veridical.runtime.shards import ALL, CLAIM, Shard, leave_to_others
 
@@ -52,9 +53,9 @@ class AnswerSettings:
     steer: str | None = None
     shard: Shard = ALL
 
-    def decoding(self) -> dict[str, Any]:
+    def decoding(self) -> JsonObject:
         """What is written beside every answer, and is a part of its key."""
-        decoding: dict[str, Any] = {
+        decoding: JsonObject = {
             "max_new_tokens": self.max_new_tokens,
             "temperature": self.temperature,
             "seed": self.seed,
@@ -222,7 +223,7 @@ ANSWER_FIELDS = ("answer", "caption", "response", "output", "prediction", "text"
 """What an answer is called in files of other programs, the plainest first."""
 
 
-def read_answer_rows(path: Path, id_field: str) -> list[dict[str, Any]]:
+def read_answer_rows(path: Path, id_field: str) -> list[JsonObject]:
     """Read rows with `id_field` (text or number, made text) and `answer`.
 
     An answer may also be called `caption` (as in COCO's result files), `response`, `output`,
@@ -336,10 +337,10 @@ def _partial(folder: Path, shard: Shard) -> Path:
 
 def _known_answers(folder: Path) -> dict[str, KeyedAnswer]:
     return {
-        row["key"]: KeyedAnswer(
-            Response(row["answer"], stop_reason=row["stop_reason"]),
-            row["key"],
-            row.get("refused", ""),
+        str(row["key"]): KeyedAnswer(
+            Response(str(row["answer"]), stop_reason=cast(StopReason, row["stop_reason"])),
+            str(row["key"]),
+            str(row.get("refused", "")),
         )
         for row in stored_rows(folder)
         if {"key", "stop_reason"} <= row.keys()

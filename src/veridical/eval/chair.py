@@ -18,6 +18,7 @@ from typing import Any
 
 from veridical.data.image_checks import find_images
 from veridical.data.object_lists import (
+    JudgedAnswer,
     count_objects,
     judge_answer,
     match_image_ids,
@@ -27,13 +28,20 @@ from veridical.data.object_lists import (
 from veridical.data.prompts import image_question
 from veridical.data.vocabulary import Vocabulary, describe_vocabulary, read_vocabulary
 from veridical.eval.answers import read_answer_rows, refuse_many
-from veridical.eval.asks import AskedItem, Asks, GivenAnswers, Questions, Remarks, Row
+from veridical.eval.asks import (
+    AskedItem,
+    Asks,
+    GivenAnswers,
+    Questions,
+    Remarks,
+    Row,
+    SkippedQuestion,
+)
 from veridical.eval.benchmark import Benchmark
 from veridical.eval.evaluation import USUAL, Asking, Evaluation, Subject
 from veridical.eval.run import run_benchmark
 from veridical.judges.exact import RECALL_WEIGHT, exact_score
 from veridical.runtime.errors import UserError
-from veridical.runtime.json_types import JsonObject
 from veridical.runtime.progress import counted
 from veridical.scoring.object_scores import CHAIR, CHAIR_FORMULAS, DESCRIBE, chair_counts
 from veridical.scoring.statistics import ClusterSums, Estimate, Metric, Ratio, sum_by_cluster
@@ -133,26 +141,25 @@ def read_questions(options: ChairOptions, evaluation: Evaluation) -> Questions:
 def match_answers(options: ChairOptions, evaluation: Evaluation) -> GivenAnswers:
     """Answers made elsewhere whose image has a list; the others are left out."""
     subject = evaluation.subject
-    rows = [row for path in subject.answers or () for row in read_answer_rows(path, "image_id")]
-    ids = match_image_ids((row["image_id"] for row in rows), options.listed)
-    skipped = [
-        {"id": row["image_id"], "field": "image_id", "reason": NO_LIST}
-        for row in rows
-        if ids[row["image_id"]] is None
+    given = [row for path in subject.answers or () for row in read_answer_rows(path, "image_id")]
+    rows = [(str(row["image_id"]), row) for row in given]
+    ids = match_image_ids((id for id, _ in rows), options.listed)
+    skipped: list[SkippedQuestion] = [
+        {"id": id, "field": "image_id", "reason": NO_LIST} for id, _ in rows if ids[id] is None
     ]
     refuse_many(len(skipped), len(rows), "answers", skipped, subject.max_bad_fraction)
-    kept = [{**row, "image_id": own} for row in rows if (own := ids[row["image_id"]]) is not None]
+    kept = [(own, row | {"image_id": own}) for id, row in rows if (own := ids[id]) is not None]
     if subject.images is not None:
         found = find_images(subject.images)
         files = {own: found[stem] for stem, own in match_image_ids(found, options.listed).items()}
         pictured = {own: str(file) for own, file in files.items()}
-        kept = [{**row, "image": pictured.get(row["image_id"])} for row in kept]
-    return GivenAnswers(kept, skipped)
+        kept = [(id, row | {"image": pictured.get(id)}) for id, row in kept]
+    return GivenAnswers([row for _, row in kept], skipped)
 
 
 def judge_rows(
     options: ChairOptions, evaluation: Evaluation, rows: Sequence[Row]
-) -> list[JsonObject]:
+) -> list[JudgedAnswer]:
     """Rows of `details.jsonl`."""
     # With a model, the names that the vocabulary does not know have been printed already.
     warn = evaluation.model is None
@@ -164,7 +171,7 @@ def judge_descriptions(
     objects: Mapping[str, Sequence[str]],
     vocabulary: Vocabulary,
     warn: bool = True,
-) -> list[JsonObject]:
+) -> list[JudgedAnswer]:
     """Judge answers. Several about one image all count, and are one cluster.
 
     Args:

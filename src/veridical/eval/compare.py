@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 from veridical.eval.asks import Row
 from veridical.eval.benchmark import Benchmark, differences, find_benchmark, seed_differences
@@ -26,9 +26,10 @@ from veridical.runtime import run_files
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import write_json
 from veridical.runtime.progress import counted
-from veridical.runtime.run_files import read_judged
+from veridical.runtime.run_files import DifferenceRow, read_judged
 from veridical.runtime.run_record import RECORD, read_fields, unfinished
 from veridical.runtime.runs import start_run
+from veridical.scoring.statistics import Difference
 
 # Options that may differ: who answered, and where files are (that what they say is the same is
 # checked on the judged rows).
@@ -76,7 +77,7 @@ def eval_compare(
     out: Path,
     also: list[Path] | None = None,
     seeds: bool = False,
-) -> list[dict[str, Any]]:
+) -> list[DifferenceRow]:
     """Compare two or more evaluations by the same benchmark or benchmarks, paired by image.
 
     Writes `comparison.json`, {"benchmarks": [...], "differences": [{"benchmark", "metric", "arm",
@@ -134,7 +135,7 @@ def eval_compare(
     return rows
 
 
-def _print_by_benchmark(rows: Sequence[Mapping[str, Any]], benchmarks: Sequence[Benchmark]) -> None:
+def _print_by_benchmark(rows: Sequence[DifferenceRow], benchmarks: Sequence[Benchmark]) -> None:
     arms = list(dict.fromkeys(row["arm"] for row in rows))
     for benchmark, arm in product(benchmarks, arms):
         own = [row for row in rows if (row["benchmark"], row["arm"]) == (benchmark.name, arm)]
@@ -164,7 +165,7 @@ def _inputs(arms: Sequence[Sequence[ComparedRuns]]) -> dict[str, Path]:
     return found
 
 
-def _all_differences(arms: Sequence[Sequence[ComparedRuns]]) -> list[dict[str, object]]:
+def _all_differences(arms: Sequence[Sequence[ComparedRuns]]) -> list[DifferenceRow]:
     """The differences of every arm, with names that tell the arms apart."""
     named = [(pairs, *_names(folder_of(pairs), baseline_of(pairs))) for pairs in arms]
     if len({arm for _, arm, _ in named}) < len(named):
@@ -176,11 +177,11 @@ def _all_differences(arms: Sequence[Sequence[ComparedRuns]]) -> list[dict[str, o
     return sorted(rows, key=lambda row: places[row["benchmark"]])
 
 
-def _over_seeds(arms: Sequence[Sequence[ComparedRuns]]) -> list[dict[str, Any]]:
+def _over_seeds(arms: Sequence[Sequence[ComparedRuns]]) -> list[DifferenceRow]:
     """The mean over seeds against the baseline, benchmark by benchmark."""
     arm, base = _names(folder_of(arms[0]), baseline_of(arms[0]))
-    about = {"arm": f"{arm} and {len(arms) - 1} more seeds", "baseline": base, "seeds": len(arms)}
-    rows = []
+    rows: list[DifferenceRow] = []
+    name = f"{arm} and {len(arms) - 1} more seeds"
     for pairs in zip(*arms, strict=True):
         benchmark = pairs[0].benchmark
         theirs = _judged_rows(pairs[0], "baseline")
@@ -188,8 +189,8 @@ def _over_seeds(arms: Sequence[Sequence[ComparedRuns]]) -> list[dict[str, Any]]:
         for one in ours:
             _refuse_difference(one, theirs, benchmark.same, benchmark.facts)
         rows += [
-            {"benchmark": benchmark.name, "metric": name, **about, **difference.as_json()}
-            for name, difference in seed_differences(benchmark, ours, theirs).items()
+            _row(benchmark, metric, name, base, difference, seeds=len(arms))
+            for metric, difference in seed_differences(benchmark, ours, theirs).items()
         ]
     return rows
 
@@ -206,7 +207,7 @@ def baseline_of(pairs: Sequence[ComparedRuns]) -> Path:
     return own if len(pairs) == 1 else own.parent
 
 
-def print_cautions(benchmark: Benchmark, rows: Sequence[Mapping[str, Any]]) -> None:
+def print_cautions(benchmark: Benchmark, rows: Sequence[DifferenceRow]) -> None:
     """Say what a metric's description has to say where either side is above 0."""
     for row in rows:
         metric = benchmark.description.metric(row["metric"])
@@ -222,7 +223,7 @@ def compare_runs(
     candidate: Path,
     baseline_name: str | None = None,
     arm_name: str | None = None,
-) -> list[dict[str, Any]]:
+) -> list[DifferenceRow]:
     """Rows {"benchmark", "metric", "arm", "baseline", "value", "low", "high", "p", ...}.
 
     Args:
@@ -266,7 +267,7 @@ def settings_that_differ(baseline: Path, candidate: Path) -> dict[str, tuple[obj
     }
 
 
-def print_differences(rows: Sequence[Mapping[str, Any]]) -> None:
+def print_differences(rows: Sequence[DifferenceRow]) -> None:
     """A line for each metric: both values, the difference with its interval, p, and a note."""
     width = max(len(row["metric"]) for row in rows)
     several = any(HOLM in row for row in rows)
@@ -286,19 +287,30 @@ def print_differences(rows: Sequence[Mapping[str, Any]]) -> None:
         )
 
 
-def _ranks(row: Mapping[str, Any]) -> str:
+def _ranks(row: DifferenceRow) -> str:
     """Wilcoxon's p, of ratings."""
     found = row.get("wilcoxon_p")
     return "" if found is None else f"Wilcoxon {shown_p(found)}  "
 
 
-def _differences(pair: ComparedRuns, arm: str, baseline: str) -> list[dict[str, object]]:
+def _differences(pair: ComparedRuns, arm: str, baseline: str) -> list[DifferenceRow]:
     ours, theirs = read_sides(pair)
-    about = {"arm": arm, "baseline": baseline}
     return [
-        {"benchmark": pair.benchmark.name, "metric": name, **about, **difference.as_json()}
-        for name, difference in differences(pair.benchmark, ours, theirs).items()
+        _row(pair.benchmark, metric, arm, baseline, difference)
+        for metric, difference in differences(pair.benchmark, ours, theirs).items()
     ]
+
+
+def _row(
+    benchmark: Benchmark,
+    metric: str,
+    arm: str,
+    baseline: str,
+    difference: Difference,
+    **more: int,
+) -> DifferenceRow:
+    about = {"benchmark": benchmark.name, "metric": metric, "arm": arm, "baseline": baseline}
+    return cast(DifferenceRow, {**about, **more, **difference.as_json()})
 
 
 def read_sides(pair: ComparedRuns) -> tuple[Sequence[Row], Sequence[Row]]:
@@ -326,8 +338,8 @@ def _judged_rows(pair: ComparedRuns, role: str) -> Sequence[Mapping[str, object]
 
 
 def _refuse_difference(
-    ours: Sequence[Mapping[str, Any]],
-    theirs: Sequence[Mapping[str, Any]],
+    ours: Sequence[Row],
+    theirs: Sequence[Row],
     fields: Sequence[str],
     what: str,
 ) -> None:

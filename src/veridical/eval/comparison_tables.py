@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Final
 
 from veridical.eval.benchmark import Benchmark
 from veridical.eval.scores import fixed_width
+from veridical.runtime.run_files import DifferenceRow
 from veridical.runtime.tables import Table
 from veridical.scoring.statistics import LEVEL
 from veridical.scoring.statistics.several import holm
 
-Row: TypeAlias = Mapping[str, Any]
-HOLM = "p_holm"
+HOLM: Final = "p_holm"
 WIN, LOSS, NOISE, CHANGE = "win", "loss", "noise", "change"
 
 
-def with_holm(rows: Sequence[Row]) -> list[dict[str, Any]]:
+def with_holm(rows: Sequence[DifferenceRow]) -> list[DifferenceRow]:
     """Rows with p corrected for the several arms of a metric; unchanged where there is one arm."""
     if len({row["arm"] for row in rows}) < 2:
-        return [dict(row) for row in rows]
-    found = []
+        return list(rows)
+    found: list[DifferenceRow] = []
     for row in rows:
         alike = [one for one in rows if (one["benchmark"], one["metric"]) ==
                  (row["benchmark"], row["metric"])]  # fmt: skip
@@ -29,7 +29,9 @@ def with_holm(rows: Sequence[Row]) -> list[dict[str, Any]]:
     return found
 
 
-def alignment_tax(rows: Sequence[Row], benchmarks: Sequence[Benchmark]) -> list[dict[str, Any]]:
+def alignment_tax(
+    rows: Sequence[DifferenceRow], benchmarks: Sequence[Benchmark]
+) -> list[DifferenceRow]:
     """Each benchmark's headline metric as a win, a loss or noise.
 
     Its p is corrected for all headline metrics and arms (Holm), so that among many benchmarks none
@@ -42,7 +44,7 @@ def alignment_tax(rows: Sequence[Row], benchmarks: Sequence[Benchmark]) -> list[
     by_name = {benchmark.name: benchmark for benchmark in benchmarks}
     headlines = [row for row in rows if row["metric"] == headline_of(by_name[row["benchmark"]])]
     corrected = holm({f"{row['benchmark']} {row['arm']}": row["p"] for row in headlines})
-    found = []
+    found: list[DifferenceRow] = []
     for row in headlines:
         p = corrected[f"{row['benchmark']} {row['arm']}"]
         better = by_name[row["benchmark"]].description.metric(row["metric"]).better
@@ -63,7 +65,7 @@ def _verdict(value: float | None, p: float | None, better: str | None) -> str:
     return WIN if (value > 0) == (better == "higher") else LOSS
 
 
-def difference_table(rows: Sequence[Row], titles: Mapping[str, str]) -> Table:
+def difference_table(rows: Sequence[DifferenceRow], titles: Mapping[str, str]) -> Table:
     """All differences; with Holm's p where there are several arms."""
     corrected = any(HOLM in row for row in rows)
     header = ["benchmark", "metric", "arm", "baseline", "candidate", "difference", "95% interval",
@@ -76,7 +78,7 @@ def difference_table(rows: Sequence[Row], titles: Mapping[str, str]) -> Table:
     return Table(header, body, 3)
 
 
-def tax_table(rows: Sequence[Row], titles: Mapping[str, str]) -> Table:
+def tax_table(rows: Sequence[DifferenceRow], titles: Mapping[str, str]) -> Table:
     """Headline metrics with their verdicts."""
     header = ["benchmark", "metric", "arm", "verdict", "baseline", "candidate", "difference",
               "95% interval", "p (Holm)"]  # fmt: skip
@@ -88,7 +90,7 @@ def tax_table(rows: Sequence[Row], titles: Mapping[str, str]) -> Table:
     return Table(header, body, 4)
 
 
-def describe_tax(rows: Sequence[Row], titles: Mapping[str, str]) -> list[str]:
+def describe_tax(rows: Sequence[DifferenceRow], titles: Mapping[str, str]) -> list[str]:
     """A line for each arm: what it won and lost, and what is noise."""
     lines = []
     for arm in dict.fromkeys(row["arm"] for row in rows):
@@ -103,7 +105,7 @@ def describe_tax(rows: Sequence[Row], titles: Mapping[str, str]) -> list[str]:
     return lines
 
 
-def _numbers(row: Row) -> list[str]:
+def _numbers(row: DifferenceRow) -> list[str]:
     low, high = (fixed_width(row[name], sign=True).strip() for name in ("low", "high"))
     return [
         fixed_width(row["baseline_value"]).strip(), fixed_width(row["arm_value"]).strip(),

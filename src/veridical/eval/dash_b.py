@@ -24,6 +24,7 @@ from veridical.eval.run import run_benchmark
 from veridical.runtime.descriptions import BenchmarkDescription, MetricDescription
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_json
+from veridical.runtime.json_types import JsonObject
 from veridical.scoring.statistics import (
     ClusterSums,
     Estimate,
@@ -145,11 +146,11 @@ def read_questions(options: DashOptions, evaluation: Evaluation) -> Questions:
 def match_answers(options: DashOptions, evaluation: Evaluation) -> GivenAnswers:
     """Answers made elsewhere, each with its question."""
     ids = {
-        (row["expected"], row["object"], row["image"].rpartition("/")[2]): row["question_id"]
-        for row in (question.row for question in options.questions)
+        (str(one.expected), str(one.about["object"]), one.image.rpartition("/")[2]): one.question_id
+        for one in options.questions
     }
 
-    def read(path: Path) -> list[dict[str, Any]]:
+    def read(path: Path) -> list[JsonObject]:
         """Rows by our ids, or by DASH-B's own {"img_id", "object_name", "gt", "response"}."""
         rows = read_json_rows(path)
         if not all_have(rows, "img_id"):
@@ -183,7 +184,7 @@ def read_yes_no(answer: str, rule: Rule, question: str = "") -> YesNoVerdict | N
 
 def judge_rows(
     options: DashOptions, evaluation: Evaluation, rows: Sequence[Row]
-) -> list[dict[str, Any]]:
+) -> list[JsonObject]:
     """The rows, with what each answer says."""
     return [
         {**row, "rule": options.rule,

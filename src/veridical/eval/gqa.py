@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from veridical.eval.answers import raw_answer_rows, read_answer_rows
 from veridical.eval.asks import Asks, GivenAnswers, Row
@@ -34,6 +33,7 @@ from veridical.eval.short_answers import (
 )
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_json
+from veridical.runtime.json_types import JsonObject
 from veridical.scoring.statistics import Estimate
 from veridical.scoring.vqa_rules import Rule
 
@@ -92,7 +92,7 @@ def read_gqa(path: Path) -> list[PublishedQuestion]:
 def match_answers(options: GqaOptions, evaluation: Evaluation) -> GivenAnswers:
     """Answers made elsewhere, each with its question."""
 
-    def read(path: Path) -> list[dict[str, Any]]:
+    def read(path: Path) -> list[JsonObject]:
         """Rows by `question_id`, or by GQA's `questionId`, with a `prediction`."""
         rows = raw_answer_rows(path)
         own = all_have(rows, "questionId")
@@ -112,7 +112,7 @@ def compared(text: str, rule: Rule) -> str:
 
 def judge_rows(
     options: GqaOptions, evaluation: Evaluation, rows: Sequence[Row]
-) -> list[dict[str, Any]]:
+) -> list[JsonObject]:
     """The rows, with whether each answer is right."""
     judged = []
     for row in rows:
@@ -123,7 +123,7 @@ def judge_rows(
     return judged
 
 
-def _published(row: Row) -> tuple[str, dict[str, Any]] | None:
+def _published(row: Row) -> tuple[str, JsonObject] | None:
     """A question by its id; None for a row of the images alone."""
     if "imageId" not in row:
         return None

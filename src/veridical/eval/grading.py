@@ -26,6 +26,7 @@ from veridical.judges.prompted import (
 from veridical.judges.prompts import UnreadableError
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import hash_file, read_text
+from veridical.runtime.json_types import JsonObject
 from veridical.runtime.progress import track
 
 if TYPE_CHECKING:
@@ -71,8 +72,8 @@ class Grading:
     attempts: int = 3
     judge_tokens: int | None = None
     judge_repeats: int = 1
-    judge_template: dict[str, Any] | None = None
-    endpoint: dict[str, Any] | None = None
+    judge_template: dict[str, object] | None = None
+    endpoint: dict[str, object] | None = None
     dry_run: bool = False
 
     @property
@@ -231,7 +232,7 @@ def grade(
         for start in track(range(0, len(questions), CHUNK), f"judged, {CHUNK} at a time"):
             some = questions[start : start + CHUNK]
             outcomes += ask_until_read(asker, some, read(start), grading.attempts)
-    judged: list[list[dict[str, Any]]] = [[] for _ in rows]
+    judged: list[list[JsonObject]] = [[] for _ in rows]
     for (n, _), outcome, first in zip(
         places, outcomes, orders or [None] * len(places), strict=True
     ):
@@ -307,7 +308,11 @@ def keeping_asker(ask: Asker, path: Path, identity: Sequence[Any]) -> Asker:
         path: the file, JSON Lines.
         identity: what decides a reply besides the question, as JSON's types.
     """
-    known = {row["key"]: row for row in stored_lines(path) if {"key", "reply", "cut"} <= row.keys()}
+    known = {
+        str(row["key"]): reply_of(str(row["reply"]), bool(row["cut"]))
+        for row in stored_lines(path)
+        if {"key", "reply", "cut"} <= row.keys()
+    }
     mend_last_line(path)
 
     def asker(questions: Sequence[JudgeQuestion]) -> list[JudgeReply]:
@@ -322,11 +327,8 @@ def keeping_asker(ask: Asker, path: Path, identity: Sequence[Any]) -> Asker:
                     "reply": reply.text, "cut": reply.cut,
                 }  # fmt: skip
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
-                known[keys[n]] = row
-        return [
-            replies[n] if n in replies else reply_of(known[key]["reply"], known[key]["cut"])
-            for n, key in enumerate(keys)
-        ]
+                known[keys[n]] = reply_of(reply.text, reply.cut)
+        return [replies[n] if n in replies else known[key] for n, key in enumerate(keys)]
 
     return asker
 

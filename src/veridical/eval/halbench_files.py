@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import ijson
 
@@ -13,6 +12,7 @@ from veridical.data.object_lists import match_image_ids
 from veridical.eval.answers import read_json_rows
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import reading, require_file
+from veridical.runtime.json_types import JsonObject
 from veridical.runtime.unchanged import unchanged
 
 PARTS = ("train2014", "val2014")
@@ -121,14 +121,14 @@ def _text(value: object, path: Path) -> str:
     return value
 
 
-def _about(path: Path, wanted: Collection[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+def _about(path: Path, wanted: Collection[str]) -> Iterator[tuple[str, JsonObject]]:
     """The annotations of some images, by the images' ids."""
     for row in _items(path, "annotations"):
         if (id := str(row.get("image_id"))) in wanted:
             yield id, row
 
 
-def _items(path: Path, name: str) -> Iterator[dict[str, Any]]:
+def _items(path: Path, name: str) -> Iterator[JsonObject]:
     """The objects of a list in a JSON file of hundreds of megabytes, one at a time."""
     require_file(path, "--annotations")
     with unchanged(path), reading(path), path.open("rb") as file:

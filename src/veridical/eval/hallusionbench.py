@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from veridical.data.text.thoughts import answer_of
 from veridical.eval.answers import raw_answer_rows, read_answer_rows
@@ -39,6 +38,7 @@ from veridical.eval.published import (
 from veridical.eval.run import run_benchmark
 from veridical.judges.prompts import UnreadableError
 from veridical.runtime.errors import UserError
+from veridical.runtime.json_types import JsonObject
 from veridical.scoring.statistics import Estimate
 from veridical.scoring.yes_no_answers import parse_answer
 
@@ -139,13 +139,13 @@ def _id(row: Row) -> str:
 def match_answers(options: HallusionOptions, evaluation: Evaluation) -> GivenAnswers:
     """Answers made elsewhere, each with its question."""
 
-    def read(path: Path) -> list[dict[str, Any]]:
+    def read(path: Path) -> list[JsonObject]:
         """Rows by our ids, or HallusionBench's own records with a `model_prediction`."""
         rows = raw_answer_rows(path)
         if is_lmms_log(rows):  # whose documents number questions within their sets
             said = of_lmms_log(rows, "question_id", path)
             return [
-                {"question_id": _id(row["doc"]), "answer": answer_of(one["answer"])}
+                {"question_id": _id(row["doc"]), "answer": answer_of(str(one["answer"]))}
                 for row, one in zip(rows, said, strict=True)
             ]
         if not all_have(rows, "set_id"):
@@ -185,7 +185,7 @@ def read_reply(options: HallusionOptions, row: Row, number: int, reply: str) -> 
 
 def judge_rows(
     options: HallusionOptions, evaluation: Evaluation, rows: Sequence[Row]
-) -> list[dict[str, Any]]:
+) -> list[JsonObject]:
     """The rows, with the outcome of each: None where the judge's reply could not be read."""
     judged = []
     for row in rows:

@@ -11,6 +11,7 @@ from typing import Any
 
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_text
+from veridical.runtime.json_types import JsonObject
 
 IDS = ("question_id", "questionId", "id", "index", "image_id")
 """What a question's id is called in the rows of either, after the name that is asked for."""
@@ -24,9 +25,7 @@ def is_lmms_log(rows: Sequence[Any]) -> bool:
     )
 
 
-def of_lmms_log(
-    rows: Sequence[Mapping[str, Any]], id_field: str, path: Path
-) -> list[dict[str, Any]]:
+def of_lmms_log(rows: Sequence[Mapping[str, Any]], id_field: str, path: Path) -> list[JsonObject]:
     """lmms-eval's samples as rows with an id and an `answer`.
 
     The model's own words are taken, not what a filter made of them. A question of POPE keeps its
@@ -63,15 +62,13 @@ def is_vlmevalkit(rows: Sequence[Any]) -> bool:
     )
 
 
-def of_vlmevalkit(
-    rows: Sequence[Mapping[str, Any]], id_field: str, path: Path
-) -> list[dict[str, Any]]:
+def of_vlmevalkit(rows: Sequence[Mapping[str, Any]], id_field: str, path: Path) -> list[JsonObject]:
     """VLMEvalKit's predictions as rows with an id and an `answer`.
 
     Raises:
         UserError: a prediction is no text.
     """
-    found = []
+    found: list[JsonObject] = []
     for number, row in enumerate(rows, start=1):
         said = row["prediction"]
         if not isinstance(said, str):

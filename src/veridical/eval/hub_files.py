@@ -106,7 +106,9 @@ def with_hub_files(
         field.name: getattr(options, field.name)
         for field in dataclasses.fields(options)  # type: ignore[arg-type]
     }
-    replaced: dict[str, Any] = {n: folder / FILE for n, value in values.items() if value == files}
+    replaced: dict[str, object] = {
+        n: folder / FILE for n, value in values.items() if value == files
+    }
     replaced |= {n: [folder / FILE] for n, value in values.items() if value == [files]}
     options = dataclasses.replace(options, **replaced)  # type: ignore[type-var]
     return options, dataclasses.replace(subject, images=images), read

@@ -24,6 +24,7 @@ from veridical.eval.published import (
 from veridical.judges.prompts import UnreadableError
 from veridical.runtime.descriptions import MetricDescription
 from veridical.runtime.errors import UserError
+from veridical.runtime.json_types import JsonObject
 from veridical.scoring.statistics import (
     ClusterSums,
     FloatArray,
@@ -191,7 +192,7 @@ def read_better(reply: str) -> int | str:
     return TIE if said == TIE else int(said) - 1
 
 
-def judged_in_both_orders(row: Row) -> dict[str, Any]:
+def judged_in_both_orders(row: Row) -> JsonObject:
     """A pair's looks, and its share of right ones among those that could be read."""
     looks = []
     for order, one in enumerate(row["judged"]):

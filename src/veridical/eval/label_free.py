@@ -24,6 +24,7 @@ from veridical.eval.run import run_benchmark
 from veridical.runtime.descriptions import BenchmarkDescription, MetricDescription
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import require_file
+from veridical.runtime.json_types import JsonObject
 from veridical.scoring.refusals import is_refusal
 from veridical.scoring.statistics import (
     ClusterSums,
@@ -199,7 +200,7 @@ def _as_text(policy: Policy, pair: HeldOutPair) -> Group | None:
 
 def judge_rows(
     options: LabelFreeOptions, evaluation: Evaluation, rows: Sequence[Row]
-) -> list[dict[str, Any]]:
+) -> list[JsonObject]:
     """The rows, with what is counted of the model's own answers."""
     return [
         {**row, "words": len(row["answer"].split()), "refusal": is_refusal(row["answer"])}

@@ -27,6 +27,7 @@ from veridical.judges.prompts import UnreadableError
 from veridical.runtime.descriptions import BenchmarkDescription, MetricDescription
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_json
+from veridical.runtime.json_types import JsonObject
 from veridical.scoring.statistics import (
     ClusterSums,
     Estimate,
@@ -164,7 +165,7 @@ def read_llava_bench(questions: Path, context: Path, references: Path) -> list[P
     return found
 
 
-def _objects(path: Path) -> list[dict[str, Any]]:
+def _objects(path: Path) -> list[JsonObject]:
     rows = read_json_rows(path)
     if not rows or not all(isinstance(row, dict) for row in rows):
         raise UserError(f"{path} must be JSON Lines of objects.")
@@ -242,7 +243,7 @@ def read_reply(options: LlavaBenchOptions, row: Row, number: int, reply: str) ->
 
 def judge_rows(
     options: LlavaBenchOptions, evaluation: Evaluation, rows: Sequence[Row]
-) -> list[dict[str, Any]]:
+) -> list[JsonObject]:
     """The rows with the scores of each order that could be read: reference, then the answer."""
     judged = []
     for row in rows:

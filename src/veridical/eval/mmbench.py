@@ -30,6 +30,7 @@ from veridical.eval.run import run_benchmark
 from veridical.runtime.descriptions import BenchmarkDescription, MetricDescription
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_text
+from veridical.runtime.json_types import JsonObject
 from veridical.scoring.option_letters import official_option, read_option
 from veridical.scoring.statistics import ClusterSums, Estimate, Metric, Ratio, sum_by_cluster
 
@@ -205,7 +206,7 @@ def read_questions(options: MmbenchOptions, evaluation: Evaluation) -> Questions
 def match_answers(options: MmbenchOptions, evaluation: Evaluation) -> GivenAnswers:
     """Answers made elsewhere, each with its question."""
 
-    def read(path: Path) -> list[dict[str, Any]]:
+    def read(path: Path) -> list[JsonObject]:
         """Rows by `index` or `question_id`."""
         rows = raw_answer_rows(path)
         own = all_have(rows, "index")
@@ -217,7 +218,7 @@ def match_answers(options: MmbenchOptions, evaluation: Evaluation) -> GivenAnswe
 
 def judge_rows(
     options: MmbenchOptions, evaluation: Evaluation, rows: Sequence[Row]
-) -> list[dict[str, Any]]:
+) -> list[JsonObject]:
     """The rows, with the letter that each answer names."""
     read = official_option if options.rule == "official" else read_option
     return [
@@ -296,7 +297,7 @@ MMBENCH = BenchmarkDescription(
 """What MMBench is called, and how its metrics are shown."""
 
 
-def _published(row: Row) -> dict[str, Any]:
+def _published(row: Row) -> JsonObject:
     names = ("index", "question", "hint", *LETTERS, "answer", "category", "l2-category")
     image = base64.b64encode(image_bytes(row)).decode()
     return {**{name: row[name] for name in names}, "image": image}

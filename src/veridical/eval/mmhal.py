@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 from veridical.data.text.thoughts import answer_of
 from veridical.data.vocabulary import vocabulary_of
@@ -31,6 +31,7 @@ from veridical.eval.run import run_benchmark
 from veridical.judges.prompts import UnreadableError
 from veridical.runtime.descriptions import BenchmarkDescription, MetricDescription
 from veridical.runtime.errors import UserError
+from veridical.runtime.json_types import JsonObject
 from veridical.scoring.statistics import ClusterSums, Estimate, Metric, Ratio, sum_by_cluster
 
 Rule: TypeAlias = Literal["corrected", "official", "exact"]
@@ -108,7 +109,7 @@ def read_mmhal(path: Path, phrases: bool = False) -> list[PublishedQuestion]:
         content = row.get("image_content")
         if not isinstance(content, list) or not all(isinstance(name, str) for name in content):
             raise UserError(f"{place}: image_content must be a list of names.")
-        about: dict[str, Any] = {"type": texts["question_type"], "topic": texts["question_topic"],
+        about: JsonObject = {"type": texts["question_type"], "topic": texts["question_topic"],
                  "content": ", ".join(content)}  # fmt: skip
         if phrases:
             about |= {name: _phrases(row, name, place) for name in ("asked", "false")}
@@ -176,12 +177,12 @@ def check_options(options: MmhalOptions, evaluation: Evaluation) -> None:
 def match_answers(options: MmhalOptions, evaluation: Evaluation) -> GivenAnswers:
     """Answers made elsewhere, each with its question."""
 
-    def read(path: Path) -> list[dict[str, Any]]:
+    def read(path: Path) -> list[JsonObject]:
         """Rows by our ids, or the template with each `model_answer`, in its order."""
         rows = raw_answer_rows(path)
         if not all_have(rows, ANSWER):
             return read_answer_rows(path, "question_id")
-        found = []
+        found: list[JsonObject] = []
         for number, row in enumerate(rows):
             place = f"{path}, row {number + 1}"
             said = text_fields(row, ("question", ANSWER), place)
@@ -232,7 +233,7 @@ def read_reply(options: MmhalOptions, row: Row, number: int, reply: str) -> int:
 
 def judge_rows(
     options: MmhalOptions, evaluation: Evaluation, rows: Sequence[Row]
-) -> list[dict[str, Any]]:
+) -> list[JsonObject]:
     """The rows with their ratings; None where one could not be read, by the official rule 0."""
     judged = []
     for row in rows:

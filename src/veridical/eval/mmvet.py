@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 from veridical.data.text.thoughts import answer_of
 from veridical.eval.answers import read_answer_rows
@@ -29,6 +29,7 @@ from veridical.judges.prompts import UnreadableError
 from veridical.runtime.descriptions import BenchmarkDescription, MetricDescription
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_json, read_text
+from veridical.runtime.json_types import JsonObject
 from veridical.scoring.statistics import ClusterSums, Estimate, Metric, Ratio, sum_by_cluster
 
 Rule: TypeAlias = Literal["corrected", "official"]
@@ -104,7 +105,7 @@ def read_mmvet(path: Path) -> list[PublishedQuestion]:
 def match_answers(options: MmvetOptions, evaluation: Evaluation) -> GivenAnswers:
     """Answers made elsewhere, each with its question."""
 
-    def read(path: Path) -> list[dict[str, Any]]:
+    def read(path: Path) -> list[JsonObject]:
         """JSON Lines or a list of rows by our ids, or MM-Vet's own {id: answer}."""
         if read_text(path).lstrip()[:1] != "{" or path.suffix == ".jsonl":
             return read_answer_rows(path, "question_id")
@@ -146,7 +147,7 @@ def read_reply(options: MmvetOptions, row: Row, number: int, reply: str) -> floa
 
 def judge_rows(
     options: MmvetOptions, evaluation: Evaluation, rows: Sequence[Row]
-) -> list[dict[str, Any]]:
+) -> list[JsonObject]:
     """The rows with their marks; None where one could not be read, by the official rule 0."""
     judged = []
     for row in rows:
@@ -198,7 +199,7 @@ MMVET = BenchmarkDescription(
 """What MM-Vet is called, and how its metrics are shown."""
 
 
-def _published(row: Row) -> tuple[str, dict[str, Any]]:
+def _published(row: Row) -> tuple[str, JsonObject]:
     needed = row["capability"]
     needed = needed if isinstance(needed, list) else [one.strip() for one in needed.split(",")]
     return row["question_id"], {

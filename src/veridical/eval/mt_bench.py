@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, TypeGuard
 
 from veridical.data.messages import assistant_message, user_message
 from veridical.data.prompts import Prompt
@@ -29,6 +29,7 @@ from veridical.eval.run import run_benchmark
 from veridical.judges.prompts import UnreadableError
 from veridical.runtime.descriptions import BenchmarkDescription, MetricDescription
 from veridical.runtime.errors import UserError
+from veridical.runtime.json_types import JsonObject
 from veridical.scoring.statistics import ClusterSums, Estimate, Metric, Ratio, sum_by_cluster
 
 Rule: TypeAlias = Literal["corrected", "official"]
@@ -108,7 +109,7 @@ def read_judge_prompts(path: Path) -> dict[str, str]:
     return found
 
 
-def _objects(path: Path) -> list[dict[str, Any]]:
+def _objects(path: Path) -> list[JsonObject]:
     rows = read_json_rows(path)
     if not rows or not all(isinstance(row, dict) for row in rows):
         raise UserError(f"{path} must be JSON Lines of objects.")
@@ -130,7 +131,7 @@ def read_mt_bench(path: Path, references: Path | None) -> list[PublishedQuestion
             raise UserError(f"{place}: needs question_id and turns, a list of two texts.")
         id = str(row["question_id"])
         expected = known.get(id, []) if category in WITH_REFERENCE else []
-        for n, text in enumerate(turns or [], start=1):
+        for n, text in enumerate(turns, start=1):
             about = {"category": category, "turn": n}
             found.append(PublishedQuestion(f"{id}/{n}", "", id, text, expected, about=about))
     return found
@@ -159,7 +160,7 @@ def _turns_of(row: Mapping[str, Any]) -> list[str]:
     return list(turns) if isinstance(turns, list) and _are_two(turns) else []
 
 
-def _are_two(turns: Any) -> bool:
+def _are_two(turns: object) -> TypeGuard[list[str]]:
     return isinstance(turns, list) and len(turns) == 2 and all(isinstance(t, str) for t in turns)
 
 
@@ -193,12 +194,12 @@ def second_turn(options: MtBenchOptions, row: Row) -> AskedItem | None:
 def match_answers(options: MtBenchOptions, evaluation: Evaluation) -> GivenAnswers:
     """Answers made elsewhere, each with its question, and the second with the first turn."""
 
-    def read(path: Path) -> list[dict[str, Any]]:
+    def read(path: Path) -> list[JsonObject]:
         """FastChat's {"question_id", "choices": [{"turns"}]}, or rows by our ids."""
         rows = read_json_rows(path)
         if not all_have(rows, "choices"):
             return read_answer_rows(path, "question_id")
-        found = []
+        found: list[JsonObject] = []
         for number, row in enumerate(rows, start=1):
             turns = _turns_of(row)
             if not turns:
@@ -257,7 +258,7 @@ def read_reply(options: MtBenchOptions, row: Row, number: int, reply: str) -> fl
 
 def judge_rows(
     options: MtBenchOptions, evaluation: Evaluation, rows: Sequence[Row]
-) -> list[dict[str, Any]]:
+) -> list[JsonObject]:
     """The rows with their ratings; None where one could not be read."""
     return [{**row, "rule": options.rule, "rating": values_of(row)[0]} for row in rows]
 

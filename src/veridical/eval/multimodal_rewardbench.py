@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from veridical.eval.asks import Asks, Row
 from veridical.eval.benchmark import Benchmark, Rows
@@ -34,6 +33,7 @@ from veridical.eval.published import PublishedQuestion, json_objects, text_field
 from veridical.eval.run import run_benchmark
 from veridical.runtime.descriptions import BenchmarkDescription
 from veridical.runtime.errors import UserError
+from veridical.runtime.json_types import JsonObject
 from veridical.scoring.statistics import Estimate
 
 FIELDS = ("ID", "Text", "Image", "Output1", "Output2", "Better", "Category")
@@ -132,7 +132,7 @@ def read_reply(
 
 def judge_rows(
     options: MultimodalRewardbenchOptions, evaluation: Evaluation, rows: Sequence[Row]
-) -> list[dict[str, Any]]:
+) -> list[JsonObject]:
     """The pairs, with what the judge said of each."""
     coins = random.Random(SEED)
     judged = []

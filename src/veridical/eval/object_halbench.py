@@ -43,6 +43,7 @@ from veridical.judges.prompts import UnreadableError
 from veridical.runtime.descriptions import BenchmarkDescription, MetricDescription
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_text
+from veridical.runtime.json_types import JsonObject
 from veridical.scoring.halbench_rules import (
     Named,
     Rule,
@@ -199,13 +200,13 @@ def read_questions(options: HalbenchOptions, evaluation: Evaluation) -> Question
 def match_answers(options: HalbenchOptions, evaluation: Evaluation) -> GivenAnswers:
     """Answers made elsewhere, each with its question."""
 
-    def read(path: Path) -> list[dict[str, Any]]:
+    def read(path: Path) -> list[JsonObject]:
         """Rows by `image_id` or `question_id`, or without one in the order of the questions."""
         rows = raw_answer_rows(path)
         for name in ("question_id", "image_id"):
             if all_have(rows, name):
                 return [
-                    {**row, "question_id": row[name].lstrip("0") or "0"}
+                    {**row, "question_id": str(row[name]).lstrip("0") or "0"}
                     for row in read_answer_rows(path, name)
                 ]
         if len(rows) != len(options.questions):
@@ -245,7 +246,7 @@ def read_reply(options: HalbenchOptions, row: Row, number: int, reply: str) -> l
 
 def judge_rows(
     options: HalbenchOptions, evaluation: Evaluation, rows: Sequence[Row]
-) -> list[dict[str, Any]]:
+) -> list[JsonObject]:
     """The rows with the objects that each answer names; None where the judge was not understood."""
     tag = options.tagged() if evaluation.grading.given else None
     return [{**row, "rule": options.rule, **_judged(options, row, tag)} for row in rows]
@@ -253,7 +254,7 @@ def judge_rows(
 
 def _judged(
     options: HalbenchOptions, row: Row, tag: Callable[[str], Sequence[Tagged]] | None
-) -> dict[str, Any]:
+) -> JsonObject:
     official, answer = options.rule == "official", row["answer"]
     if official:
         answer = answer.replace("Assistant:", "").strip()

@@ -11,10 +11,11 @@ from typing import Any
 from veridical.data.object_questions import ObjectQuestion
 from veridical.eval.answers import read_answer_rows
 from veridical.runtime.errors import UserError
+from veridical.runtime.json_types import JsonObject
 from veridical.runtime.progress import part_of
 
 
-def read_given_answers(path: Path) -> list[dict[str, Any]]:
+def read_given_answers(path: Path) -> list[JsonObject]:
     """Answers made elsewhere, of which a margin is a number and a prompt a text.
 
     Raises:
@@ -23,8 +24,9 @@ def read_given_answers(path: Path) -> list[dict[str, Any]]:
     rows = read_answer_rows(path, "question_id")
     for row in rows:
         margin, prompt = row.get("margin", 0.0), row.get("prompt")
-        is_number = isinstance(margin, int | float) and not isinstance(margin, bool)
-        if not is_number or not abs(margin) < math.inf:
+        if isinstance(margin, bool) or not (
+            isinstance(margin, int | float) and abs(margin) < math.inf
+        ):
             what, wanted = f"margin {margin!r:.40}", "a finite number, log p(Yes) - log p(No)"
         elif prompt is not None and not isinstance(prompt, str):
             what, wanted = f"prompt {prompt!r:.40}", "a text"

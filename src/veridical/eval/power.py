@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 from scipy import stats
@@ -13,6 +13,7 @@ from scipy import stats
 from veridical.eval.compare import find_pairs, read_sides
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import write_json
+from veridical.runtime.json_types import JsonObject
 from veridical.runtime.ranges import Range
 from veridical.runtime.runs import start_run
 from veridical.runtime.tables import Table
@@ -52,7 +53,7 @@ def eval_power(
     differing: Annotated[float | None, CHANCE] = None,
     difference: Annotated[float, CHANCE] = 0.02,
     power: Annotated[float, CHANCE] = 0.8,
-) -> list[dict[str, Any]]:
+) -> list[JsonObject]:
     """Say how many images or items it takes to see a difference between two models.
 
     From a pilot, two evaluations of the same images, for each benchmark's headline metric; or from

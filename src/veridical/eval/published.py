@@ -16,6 +16,7 @@ from veridical.eval.asks import AskedItem, GivenAnswers, Questions, Remarks, Row
 from veridical.eval.evaluation import Evaluation
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_json
+from veridical.runtime.json_types import JsonObject
 from veridical.runtime.progress import part_of
 
 
@@ -60,7 +61,7 @@ class PublishedQuestion:
     about: Mapping[str, Any] = field(default_factory=dict)
 
     @property
-    def row(self) -> dict[str, Any]:
+    def row(self) -> JsonObject:
         """Its fields of a row of `answers.jsonl`."""
         return {
             "question_id": self.question_id,
@@ -177,7 +178,7 @@ def match_by_id(
     questions: Sequence[PublishedQuestion],
     evaluation: Evaluation,
     id_field: str = "question_id",
-    read: Callable[[Path], Sequence[Mapping[str, Any]]] | None = None,
+    read: Callable[[Path], Sequence[JsonObject]] | None = None,
 ) -> GivenAnswers:
     """Answers made elsewhere, each with its question.
 
@@ -192,20 +193,22 @@ def match_by_id(
     """
     paths = evaluation.subject.answers or []
     given = [
-        row for path in paths for row in (read(path) if read else read_answer_rows(path, id_field))
+        (str(row[id_field]), row["answer"])
+        for path in paths
+        for row in (read(path) if read else read_answer_rows(path, id_field))
     ]
     known = {question.question_id: question for question in questions}
-    twice = [id for id, n in Counter(row[id_field] for row in given).items() if n > 1]
+    twice = [id for id, n in Counter(id for id, _ in given).items() if n > 1]
     if twice:
         raise UserError(f"Several answers have the same id: {', '.join(twice[:5])}. Keep one each.")
-    unknown = [row[id_field] for row in given if row[id_field] not in known]
+    unknown = [id for id, _ in given if id not in known]
     if unknown:
         raise UserError(
             f"{part_of(len(unknown), len(given), 'answers', 'is', 'are')} to no question: "
             f"{', '.join(unknown[:5])}. The files have {len(known)} questions, such as "
             f"{next(iter(known), '')}."
         )
-    answers = {row[id_field]: row["answer"] for row in given}
+    answers = dict(given)
     skipped: list[SkippedQuestion] = [
         {"id": id, "field": question.image or "answer", "reason": "no answer"}
         for id, question in known.items()
@@ -223,7 +226,7 @@ def all_have(rows: Sequence[Any], name: str) -> bool:
     return bool(rows) and all(isinstance(row, dict) and name in row for row in rows)
 
 
-def json_objects(path: Path) -> list[dict[str, Any]]:
+def json_objects(path: Path) -> list[JsonObject]:
     """The rows of a JSON list of objects.
 
     Raises:

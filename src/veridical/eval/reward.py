@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from veridical.checks.prefix_sharing import Sharing, sharing
 from veridical.data.origins import unread_rows, with_origins
@@ -26,6 +26,7 @@ from veridical.models.reward_model import RewardModel, load_reward_model, score_
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import require_file, write_jsonl
 from veridical.runtime.fingerprint import fingerprint
+from veridical.runtime.json_types import JsonObject
 from veridical.runtime.options import Placement, Reading
 from veridical.runtime.progress import part_of, track
 from veridical.runtime.run_files import SkippedRow
@@ -91,7 +92,7 @@ def eval_reward(
         reward_model = load_reward_model(model, placement.dtype, placement.device)
         merges = reward_model.policy.merges
         run.note_model("model", str(model), fingerprint(str(model)), merges)
-        rows: list[dict[str, Any]] = []
+        rows: list[JsonObject] = []
         skipped: list[SkippedRow] = []
         for name, path in names.items():
             root, most = reading.images_root, reading.max_bad_fraction
@@ -105,7 +106,7 @@ def eval_reward(
             scored = {place: found.kept[place] for place in rewards}
             about = about_pairs(records, scored, name, by or [BY], cluster)
             rows += [
-                row | _judged(*both) for row, both in zip(about, rewards.values(), strict=True)
+                {**row, **_judged(*both)} for row, both in zip(about, rewards.values(), strict=True)
             ]
         scores = score_rows(BENCHMARK, rows)
         write_jsonl(out / "rewards.jsonl", rows)

@@ -20,6 +20,7 @@ from veridical.eval.run import asks_of, prepare
 from veridical.eval.scores import fixed_width
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import write_json
+from veridical.runtime.json_types import JsonObject
 from veridical.runtime.progress import counted
 from veridical.runtime.runs import start_run
 from veridical.runtime.tables import Table
@@ -56,7 +57,7 @@ def eval_rules(
     relabeled: list[Path] | None = None,
     files: Path | None = None,
     questions_file: Path | None = None,
-) -> list[dict[str, Any]]:
+) -> list[dict[str, object]]:
     """Score one file of answers by every harness's rule, side by side.
 
     The rules of the benchmark's own scorer, of lmms-eval and VLMEvalKit where they are known, and
@@ -94,7 +95,7 @@ def eval_rules(
             own = {"files": files, "questions_file": questions_file}
             parts = {PUBLISHED: _rows(benchmark, answers, out, own)}
         found = [one for labels, rows in parts.items() for one in scored(chosen, rows, labels)]
-        rows = [
+        rows: list[dict[str, object]] = [
             {"rule": one.rule.name, "reads": one.rule.says, "labels": one.labels, **one.values,
              "answers": one.answers, "otherwise": one.otherwise}
             for one in found
@@ -183,7 +184,7 @@ def _yes_no_half(options: Any, evaluation: Evaluation) -> list[Row]:
     known = {question.question_id for question in options.questions}
     left = 0
 
-    def read(path: Path) -> list[dict[str, Any]]:
+    def read(path: Path) -> list[JsonObject]:
         nonlocal left
         rows = read_answer_rows(path, "id")
         own = [row for row in rows if row["id"] in known]
@@ -215,7 +216,7 @@ def scored(chosen: RuleSet, rows: Sequence[Row], labels: str) -> list[ScoredRule
 
 def read_otherwise(
     ours: Sequence[str], theirs: Sequence[str], texts: Sequence[str]
-) -> list[dict[str, Any]]:
+) -> list[JsonObject]:
     """What two rules read differently, the most frequent kind first."""
     pairs = list(zip(ours, theirs, strict=True))
     kinds = Counter((one, other) for one, other in pairs if one != other)

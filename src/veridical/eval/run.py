@@ -29,6 +29,7 @@ from veridical.eval.stored_answers import write_answers
 from veridical.eval.trained_on import warn_of_training_images
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import write_jsonl
+from veridical.runtime.json_types import JsonObject
 from veridical.runtime.options import by_option
 from veridical.runtime.runs import start_run
 from veridical.runtime.shards import ALL, print_result
@@ -278,7 +279,7 @@ def _follow_ups(
     evaluation: Evaluation,
     prompts: Sequence[Prompt],
     rows: Sequence[Row],
-) -> list[dict[str, Any]]:
+) -> list[JsonObject]:
     """The answers to what is asked after the answers to `prompts`.
 
     The process that has put those together makes all of these.

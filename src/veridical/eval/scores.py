@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from veridical.eval.benchmark import Benchmark
 from veridical.eval.benchmarks import place_of
 from veridical.runtime import run_files
 from veridical.runtime.files import write_json
+from veridical.runtime.json_types import JsonObject
 from veridical.runtime.run_files import ScoreEntry
 from veridical.runtime.shards import print_result
 from veridical.scoring.statistics import Estimate
@@ -18,7 +18,7 @@ from veridical.scoring.statistics import Estimate
 SCORES = run_files.SCORES.name
 
 
-def described(benchmark: Benchmark) -> dict[str, Any]:
+def described(benchmark: Benchmark) -> JsonObject:
     """What files say of a benchmark, so that they can be shown without knowing it."""
     description = benchmark.description
     return replace(description, place=place_of(description.name)).as_json()

@@ -14,6 +14,7 @@ from veridical.eval.evaluation import Evaluation
 from veridical.eval.published import PublishedByRule, PublishedQuestion, questions_for_model
 from veridical.runtime.descriptions import BenchmarkDescription, MetricDescription
 from veridical.runtime.errors import UserError
+from veridical.runtime.json_types import JsonObject
 from veridical.scoring.statistics import ClusterSums, Metric, Ratio, sum_by_cluster
 
 INSTRUCTION = "Answer with a word or a short phrase."
@@ -122,7 +123,7 @@ def with_prompts(
     return [replace(question, prompt=prompts[question.question_id]) for question in questions]
 
 
-def rows_of(content: Any, name: str, path: Path) -> list[dict[str, Any]]:
+def rows_of(content: Any, name: str, path: Path) -> list[JsonObject]:
     """The rows of a JSON object that has them under a name.
 
     Raises:

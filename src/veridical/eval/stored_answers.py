@@ -6,9 +6,9 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from veridical.runtime.files import write_jsonl
+from veridical.runtime.json_types import JsonObject
 from veridical.runtime.progress import counted
 from veridical.runtime.shards import print_result
 
@@ -16,13 +16,13 @@ PARTIAL = "answers.partial{}.jsonl"
 _IDENTITY = ("split", "question_id", "image_id", "answer")
 
 
-def stored_rows(folder: Path) -> Iterator[dict[str, Any]]:
+def stored_rows(folder: Path) -> Iterator[JsonObject]:
     """Rows with an `answer` in `answers.jsonl`, then those of runs in progress."""
     for path in (folder / "answers.jsonl", *sorted(folder.glob(PARTIAL.format("*")))):
         yield from (row for row in stored_lines(path) if "answer" in row)
 
 
-def stored_lines(path: Path) -> Iterator[dict[str, Any]]:
+def stored_lines(path: Path) -> Iterator[JsonObject]:
     """The rows of a file that a run may have been killed in; none where there is no file."""
     try:
         # Not splitlines: it also splits at U+2028, which an answer may hold.

@@ -19,6 +19,7 @@ from veridical.eval.hub_files import with_hub_files
 from veridical.eval.run import asks_of, prepare, run_benchmark
 from veridical.eval.scores import fixed_width, read_scores
 from veridical.runtime.errors import UserError
+from veridical.runtime.json_types import JsonObject
 from veridical.runtime.options import by_option
 from veridical.runtime.run_record import is_finished
 from veridical.runtime.runs import start_run
@@ -127,13 +128,13 @@ def score_table(
     return Table(["benchmark", "metric", "value", "95% interval", "n", "images"], rows, 2)
 
 
-def by_benchmark(options: Sequence[str]) -> dict[str, dict[str, object]]:
+def by_benchmark(options: Sequence[str]) -> dict[str, JsonObject]:
     """Options by the benchmark's name and their own, from texts such as "pope.per_image=1".
 
     Raises:
         UserError: one of them is not of that form, or is given twice.
     """
-    found: dict[str, dict[str, Any]] = {}
+    found: dict[str, JsonObject] = {}
     for text in options:
         name, equals, value = text.partition("=")
         benchmark, dot, option = name.strip().partition(".")
@@ -253,7 +254,7 @@ def _chosen(
     ]  # fmt: skip
 
 
-def _without_images(given: Mapping[str, Any]) -> dict[str, Any]:
+def _without_images(given: Mapping[str, Any]) -> JsonObject:
     return {name: value for name, value in given.items() if name != IMAGES}
 
 

@@ -27,6 +27,7 @@ from veridical.eval.short_answers import (
 )
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_json, write_json
+from veridical.runtime.json_types import JsonObject
 from veridical.scoring.statistics import Estimate
 from veridical.scoring.vqa_rules import Rule, agreement, normalized
 
@@ -94,24 +95,24 @@ def match_answers(options: TextvqaOptions, evaluation: Evaluation) -> GivenAnswe
     texts = {question.question_id: question.text.strip().lower() for question in options.questions}
     by_image = ids_by_image(options.questions)
 
-    def read(path: Path) -> list[dict[str, Any]]:
+    def read(path: Path) -> list[JsonObject]:
         """Rows by TextVQA's ids, or as LLaVA's: the image's id, and the prompt."""
         rows = read_answer_rows(path, "question_id")
         return [{**row, "question_id": _id(row)} for row in rows]
 
-    def _id(row: dict[str, Any]) -> str:
-        id, prompt = row["question_id"], row.get("prompt")
+    def _id(row: JsonObject) -> str:
+        id, prompt = str(row["question_id"]), row.get("prompt")
         if id in texts or not isinstance(prompt, str):
-            return str(id)
+            return id
         lines = {line.strip().lower() for line in prompt.splitlines()}
-        return next((one for one in by_image.get(id, []) if texts[one] in lines), str(id))
+        return next((one for one in by_image.get(id, []) if texts[one] in lines), id)
 
     return match_by_id(options.questions, evaluation, read=read)
 
 
 def judge_rows(
     options: TextvqaOptions, evaluation: Evaluation, rows: Sequence[Row]
-) -> list[dict[str, Any]]:
+) -> list[JsonObject]:
     """The rows with the accuracy of each answer."""
     judged = []
     for row in rows:

@@ -36,6 +36,7 @@ from veridical.eval.published import PublishedQuestion, json_objects, text_field
 from veridical.eval.run import run_benchmark
 from veridical.runtime.descriptions import BenchmarkDescription, MetricDescription
 from veridical.runtime.errors import UserError
+from veridical.runtime.json_types import JsonObject
 from veridical.runtime.randomness import generator
 from veridical.scoring.statistics import ClusterSums, Estimate, sum_by_cluster
 
@@ -148,7 +149,7 @@ def read_reply(options: VlRewardbenchOptions, row: Row, number: int, reply: str)
 
 def judge_rows(
     options: VlRewardbenchOptions, evaluation: Evaluation, rows: Sequence[Row]
-) -> list[dict[str, Any]]:
+) -> list[JsonObject]:
     """The pairs, with what the judge said of each in every order."""
     judged = []
     for row in rows:
@@ -164,7 +165,7 @@ def judge_rows(
     return judged
 
 
-def by_majority(row: Row, said: Sequence[Any], orders: Sequence[int]) -> dict[str, Any]:
+def by_majority(row: Row, said: Sequence[Any], orders: Sequence[int]) -> JsonObject:
     """The published rule: a place other than that of the worse answer agrees with people.
 
     The pair counts where more than half of all replies agree, or more than half do not; replies

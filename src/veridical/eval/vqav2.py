@@ -26,6 +26,7 @@ from veridical.eval.short_answers import (
 )
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_json, write_json
+from veridical.runtime.json_types import JsonObject
 from veridical.scoring.statistics import Estimate
 from veridical.scoring.vqa_rules import Rule, agreement, normalized_pair
 
@@ -97,7 +98,7 @@ def _image_name(pattern: str, image: int) -> str:
 
 def judge_rows(
     options: Vqav2Options, evaluation: Evaluation, rows: Sequence[Row]
-) -> list[dict[str, Any]]:
+) -> list[JsonObject]:
     """The rows with the accuracy of each answer."""
     judged = []
     for row in rows:

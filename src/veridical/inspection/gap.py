@@ -85,7 +85,7 @@ def _group(policy: Policy, row: Row, root: Path) -> Group:
         if image["bytes"]:
             images.append(decode_image(image["bytes"]))
         else:
-            images.append(resolve_image_path(image["path"], root.resolve()))
+            images.append(resolve_image_path(str(image["path"]), root.resolve()))
     if not images:
         raise RefusedRowError("it has no image")
     answers = [row.record["chosen"], row.record["rejected"]]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from veridical.data.messages import Message
+from veridical.data.messages import Message, assistant_message
 from veridical.inspection.rows import Row
 from veridical.models.lengths import Counting, counting, prompt_length
 from veridical.models.policy import Policy
@@ -87,7 +87,7 @@ def _asked(row: Row) -> tuple[list[Message], list[list[Message]]]:
         return record["prompt"], [record["chosen"], record["rejected"]]
     if row.kind == "unpaired":
         return record["prompt"], [record["completion"]]
-    answers = record.get("responses") or [[{"role": "assistant", "content": [_TEXT]}]]
+    answers = record.get("responses") or [[assistant_message(_TEXT["text"])]]
     return record["prompt"], answers
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 import scipy.sparse
 from numpy.typing import NDArray
 
+from veridical.data.record_types import Rating
 from veridical.inspection.differences import AnswerDifference, compare_answers
 from veridical.inspection.fields import Fields
 from veridical.inspection.findings import Finding
@@ -120,7 +122,7 @@ def _add(pairs: Pairs, row: Row) -> None:
         pairs.ratings.setdefault(aspect, {})[place] = two
 
 
-def _rated(ratings: list[dict[str, Any]]) -> dict[str, tuple[float, float]]:
+def _rated(ratings: Sequence[Rating]) -> dict[str, tuple[float, float]]:
     """Aspects that both answers are rated in."""
     values = {(rating["aspect"], rating["answer"]): rating["value"] for rating in ratings}
     aspects = {aspect for aspect, _ in values}

@@ -6,13 +6,13 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from veridical.data.images import resolve_image_path
 from veridical.data.messages import assistant_message, text_of
 from veridical.data.pixels import ImageError
 from veridical.data.record_rows import Kind
 from veridical.data.record_spans import after_strip
+from veridical.data.record_types import Branch, CheckedRow, ImageCell
 from veridical.data.records import write_records
 from veridical.inspection.checks.formats import END_MARKS
 from veridical.inspection.findings import Finding
@@ -21,7 +21,7 @@ from veridical.runtime.errors import UserError
 from veridical.runtime.files import write_jsonl
 from veridical.runtime.unchanged import FileState, unchanged
 
-ANSWERS = ("chosen", "rejected")
+ANSWERS: tuple[Branch, ...] = ("chosen", "rejected")
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def changes_file(out: Path) -> Path:
 
 def _repaired(
     path: Path, kind: Kind, root: Path, findings: Sequence[Finding], changes: list[RowChange]
-) -> Iterator[Mapping[str, Any]]:
+) -> Iterator[CheckedRow]:
     drops = {found.row: found for found in findings if found.repair == "drop" and found.row}
     renamed = {found.row for found in findings if found.repair == "rename"}
     strips = any(found.repair == "strip" for found in findings)
@@ -106,7 +106,8 @@ def _repaired(
             check, why = ("form", str(row.refusal)) if drop is None else (drop.check, drop.what)
             changes.append(RowChange(row.number, row.id, check, f"left out: {why}"))
             continue
-        record = {**row.record, "images": [_found(image, root) for image in row.record["images"]]}
+        images = [_found(image, root) for image in row.record["images"]]
+        record: CheckedRow = {**row.record, "images": images}
         if row.others and record.get("source") is None:
             record["source"] = json.dumps(row.others, ensure_ascii=False, default=str)
         if row.number in renamed or record["id"] in used:
@@ -119,12 +120,12 @@ def _repaired(
         yield record
 
 
-def _found(image: Mapping[str, Any], root: Path) -> dict[str, Any]:
+def _found(image: ImageCell, root: Path) -> ImageCell:
     """An image as it can be read from anywhere."""
     if image["bytes"]:
-        return dict(image)
+        return image
     try:
-        return {"bytes": None, "path": str(resolve_image_path(image["path"], root))}
+        return {"bytes": None, "path": str(resolve_image_path(str(image["path"]), root))}
     except ImageError as problem:
         raise UserError(
             f"The image {image['path']} is gone since it was checked: {problem}."
@@ -138,8 +139,8 @@ def _free(id: str, used: set[str]) -> str:
     return f"{id}-{number}"
 
 
-def _stripped(row: Row, record: Mapping[str, Any], changes: list[RowChange]) -> dict[str, Any]:
-    new: dict[str, Any] = {}
+def _stripped(row: Row, record: CheckedRow, changes: list[RowChange]) -> CheckedRow:
+    new: CheckedRow = {}
     spans = record.get("span_weights")
     for name in ANSWERS:
         text = text_of(record[name])

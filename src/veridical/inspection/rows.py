@@ -15,6 +15,7 @@ from veridical.data.messages import Message, text_of
 from veridical.data.record_files import count_rows, stream_rows
 from veridical.data.record_names import with_own_names
 from veridical.data.record_rows import Kind, RowError, known_fields, normalize, response_name
+from veridical.data.record_types import CheckedRow
 from veridical.inspection.pictures import Picture
 from veridical.inspection.rankings import with_ranking
 from veridical.runtime.errors import UserError
@@ -46,7 +47,7 @@ class Row:
     kind: Kind
     named: Mapping[str, object]
     others: Mapping[str, Any]
-    record: Mapping[str, Any] | None
+    record: CheckedRow | None
     refusal: RowError | None
     pictures: tuple[Picture, ...] = ()
     first_is_chosen: bool | None = None

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from veridical.data.object_lists import name_objects, read_objects
 from veridical.data.vocabulary import read_vocabulary
@@ -64,8 +63,8 @@ class Judging:
     judge_facts: bool = False
     attempts: int = 3
     judge_tokens: int = 256
-    judge_template: dict[str, Any] | None = None
-    endpoint: dict[str, Any] | None = None
+    judge_template: dict[str, object] | None = None
+    endpoint: dict[str, object] | None = None
 
     @property
     def kind(self) -> str:

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import torch
 from safetensors import safe_open
@@ -120,6 +120,13 @@ def read_skipped(files: Sequence[Path], names: Sequence[str]) -> dict[str, Tenso
     return found
 
 
+class _Index(TypedDict):
+    """Which file of a saved model holds which tensor."""
+
+    metadata: dict[str, int]
+    weight_map: dict[str, str]
+
+
 def add_to_checkpoint(folder: Path, tensors: dict[str, Tensor]) -> None:
     """Put tensors beside those of a saved model, in a file of their own that its index names."""
     single, index_path = folder / WEIGHTS, folder / INDEX
@@ -128,7 +135,7 @@ def add_to_checkpoint(folder: Path, tensors: dict[str, Tensor]) -> None:
             weight_map = dict.fromkeys(content.keys(), "model-00001-of-00002.safetensors")
             total = sum(_bytes(content.get_tensor(name)) for name in content.keys())  # noqa: SIM118
         single.rename(folder / "model-00001-of-00002.safetensors")
-        index: dict[str, Any] = {"metadata": {"total_size": total}, "weight_map": weight_map}
+        index: _Index = {"metadata": {"total_size": total}, "weight_map": weight_map}
         file = "model-00002-of-00002.safetensors"
     else:
         index = json.loads(index_path.read_text())

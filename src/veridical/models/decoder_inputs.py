@@ -53,9 +53,9 @@ def decoder_inputs(core: PreTrainedModel, inputs: Mapping[str, Any]) -> dict[str
     Raises:
         UserError: the language model is not called from within that forward.
     """
-    seen: dict[str, Any] = {}
+    seen: dict[str, object] = {}
 
-    def stop(_: Any, __: Any, given: dict[str, Any]) -> None:
+    def stop(_: Any, __: Any, given: dict[str, object]) -> None:
         seen.update(given)
         raise _ReachedDecoderError
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from PIL import Image
@@ -78,7 +77,7 @@ def stock_logps(policy: Policy, group: Group) -> Tensor:
     return torch.stack(sums)
 
 
-def stock_inputs(policy: Policy, images: list[Image.Image], text: str) -> dict[str, Any]:
+def stock_inputs(policy: Policy, images: list[Image.Image], text: str) -> dict[str, Tensor]:
     """One row as the model's own processor makes it, floats in the model's dtype."""
     bos = policy.processor.tokenizer.bos_token
     inputs = policy.processor(

@@ -51,7 +51,7 @@ class NarrowLinear(Linear):  # type: ignore[misc]
         result = base(x)
         return result + (linear(inner, up.weight.to(NARROW)) * scaling).to(result.dtype)
 
-    def _narrow_adapter(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | None:
+    def _narrow_adapter(self, args: tuple[Any, ...], kwargs: dict[str, object]) -> str | None:
         """The adapter at work, where it is one that can compute in bfloat16; else None."""
         names = [name for name in self.active_adapters if name in self.lora_A]
         if args or kwargs or self.disable_adapters or self.merged or len(names) != 1:

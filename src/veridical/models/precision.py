@@ -137,7 +137,7 @@ class Boundary:
         self.home = home
         self._outside: torch.dtype | None = None
 
-    def before(self, module: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> Any:
+    def before(self, module: nn.Module, given: tuple[Any, ...], named: dict[str, object]) -> Any:
         """Cast inputs in half precision to the module's own dtype."""
         own = next(p.dtype for p in module.parameters() if p.is_floating_point())
         leaves = tree_leaves((given, named))

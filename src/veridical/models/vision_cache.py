@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -193,7 +193,7 @@ def take_features(core: PreTrainedModel) -> None:
         core.model.register_forward_pre_hook(_give_features, with_kwargs=True)
 
 
-def features_of(model: PreTrainedModel, inputs: dict[str, Tensor]) -> Any:
+def features_of(model: PreTrainedModel, inputs: Mapping[str, Tensor]) -> Any:
     """The output that the image encoder would have for what a batch holds.
 
     Args:
@@ -214,7 +214,7 @@ def features_of(model: PreTrainedModel, inputs: dict[str, Tensor]) -> Any:
     return pieces if form & LIST else torch.cat(pieces)
 
 
-def as_model_inputs(model: PreTrainedModel, inputs: dict[str, Any]) -> dict[str, Any]:
+def as_model_inputs(model: PreTrainedModel, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
     """A batch's inputs with its kept features as Transformers takes them; others as they are."""
     if FEATURES not in inputs:
         return inputs
@@ -263,7 +263,7 @@ def _require_taken(policy: Policy, before_projector: bool) -> None:
         )
 
 
-def _give_features(module: object, args: object, inputs: dict[str, object]) -> object:
+def _give_features(module: object, args: object, inputs: Mapping[str, Any]) -> object:
     """Before a forward: features as the model takes them."""
     return (args, as_model_inputs(module, inputs)) if FEATURES in inputs else None
 

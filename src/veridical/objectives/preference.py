@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Annotated, Any, cast
+from typing import Annotated, cast
 
 import torch
 from torch import Tensor
@@ -194,7 +194,7 @@ class Preference(Described):
         losses = zip(self.parts, self._losses(logps), strict=True)
         return {f"loss_{part.objective.name}": loss.detach() for part, loss in losses}
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         """What `run.json`, `start.json`, the model card and the report say of it."""
         return {
             "name": self.loss.name,

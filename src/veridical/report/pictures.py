@@ -163,7 +163,7 @@ def share_places(sizes: Mapping[Trend, int], count: int) -> dict[Trend, int]:
     return places
 
 
-def _rows(part: Part) -> dict[str, dict[str, Any]]:
+def _rows(part: Part) -> dict[str, Mapping[str, object]]:
     """Answers with their mentions, by image."""
     answers = {str(row["image_id"]): row for row in part.read(ANSWERS) or []}
     details = {str(row["image_id"]): row for row in part.read(DETAILS) or []}

@@ -24,6 +24,7 @@ from veridical.report.wording import count_of, duration, joined
 from veridical.runtime.descriptions import read_description
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import JSON_ERRORS
+from veridical.runtime.json_types import JsonObject
 from veridical.runtime.randomness import generator
 from veridical.runtime.run_files import (
     CHECKED,
@@ -214,7 +215,9 @@ def pairs(part: Part, count: int = PAIRS_SHOWN, seed: int = 0) -> ShownPairs:
         table = pyarrow.dataset.dataset(str(path), format="parquet")
         total = int(table.count_rows())
         order = generator(seed, "report", "pairs").permutation(total)[:count]
-        rows: list[dict[str, Any]] = table.take(sorted(int(index) for index in order)).to_pylist()
+        rows: list[dict[str, object]] = table.take(
+            sorted(int(index) for index in order)
+        ).to_pylist()
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read as Parquet: {error}. Build it again.") from error
     shown = [_pair(row, part) for row in rows]
@@ -229,25 +232,29 @@ def pairs(part: Part, count: int = PAIRS_SHOWN, seed: int = 0) -> ShownPairs:
 def _pair(row: Mapping[str, Any], part: Part) -> ShownPair:
     source = _source(row.get("source"))
     rejected = text_of(row["rejected"])
-    cuts = source.get("cuts") if isinstance(source.get("cuts"), list) else []
     facts = []
     if source.get("iteration") is not None:
         facts.append(f"iteration {source['iteration']}")
     if isinstance(source.get("similarity"), int | float):
         facts.append(f"similarity {source['similarity']:.2f}")
-    if isinstance(source.get("share_masked"), int | float):
-        facts.append(f"{percent(source['share_masked'])} of the image hidden")
+    masked = source.get("share_masked")
+    if isinstance(masked, int | float):
+        facts.append(f"{percent(masked)} of the image hidden")
     return ShownPair(
         str(row.get("id", "")),
         _pair_picture(row, part),
         text_of(row["prompt"]).strip(),
         text_of(row["chosen"]),
-        mark_completions(rejected, [cut for cut in cuts or [] if isinstance(cut, Mapping)]),
+        mark_completions(rejected, _mappings(source.get("cuts"))),
         facts,
     )
 
 
-def _source(text: object) -> dict[str, Any]:
+def _mappings(value: object) -> list[Mapping[str, Any]]:
+    return [one for one in value if isinstance(one, Mapping)] if isinstance(value, list) else []
+
+
+def _source(text: object) -> JsonObject:
     if not isinstance(text, str) or not text:
         return {}
     try:

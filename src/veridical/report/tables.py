@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
 
 from veridical.report.results import Change, Results
 from veridical.report.wording import (
@@ -25,7 +25,49 @@ VERDICTS = {
 }
 
 
-def tiles(results: Results) -> list[dict[str, Any]]:
+@dataclass(frozen=True)
+class Tile:
+    """A metric before and after training, and its change in words."""
+
+    label: str
+    before: str
+    after: str
+    change: str
+    verdict: str
+    words: str
+
+
+@dataclass(frozen=True)
+class ShownChange:
+    """A line for each seed, and the verdict that they share."""
+
+    lines: Sequence[str]
+    verdict: str
+    words: str
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One arm's value in a metric, its intervals, and its change from the baseline."""
+
+    arm: str
+    value: str
+    intervals: Sequence[str]
+    change: ShownChange | None
+
+
+@dataclass(frozen=True)
+class TableRow:
+    """A metric with a cell for each arm; its name is without the group of the answers."""
+
+    label: str
+    detail: str
+    cells: Sequence[Cell]
+    benchmark: str
+    metric: str
+
+
+def tiles(results: Results) -> list[Tile]:
     """Before, after and the difference of the most important metrics."""
     found = []
     for metric in (metric for metric in results.metrics if results.describe(metric).shown == "top"):
@@ -35,14 +77,14 @@ def tiles(results: Results) -> list[dict[str, Any]]:
             continue
         changes = results.changes_from(baseline, arm, metric)
         found.append(
-            {
-                "label": name.label,
-                "before": bare_number(before, name.unit),
-                "after": show(after, name.unit),
-                "change": _mean_change(changes, name),
-                "verdict": _verdict(changes, name),
-                "words": VERDICTS[_verdict(changes, name)] if changes else "",
-            }
+            Tile(
+                label=name.label,
+                before=bare_number(before, name.unit),
+                after=show(after, name.unit),
+                change=_mean_change(changes, name),
+                verdict=_verdict(changes, name),
+                words=VERDICTS[_verdict(changes, name)] if changes else "",
+            )
         )
     return found
 
@@ -65,7 +107,7 @@ def _verdict(changes: Sequence[Change], metric: MetricDescription) -> str:
     return verdicts.pop() if len(verdicts) == 1 else "differ" if verdicts else "unclear"
 
 
-def table_rows(results: Results, main: bool) -> list[dict[str, Any]]:
+def table_rows(results: Results, main: bool) -> list[TableRow]:
     """Every arm's value with its interval, and its difference from the baseline."""
     return [
         _row(results, metric, [_cell(results, arm, metric) for arm in results.arms])
@@ -74,7 +116,7 @@ def table_rows(results: Results, main: bool) -> list[dict[str, Any]]:
     ]
 
 
-def difference_rows(results: Results, baseline: str) -> tuple[list[str], list[dict[str, Any]]]:
+def difference_rows(results: Results, baseline: str) -> tuple[list[str], list[TableRow]]:
     """The arms compared with another baseline, and their differences in the main metrics."""
     arms = [
         arm
@@ -83,34 +125,23 @@ def difference_rows(results: Results, baseline: str) -> tuple[list[str], list[di
     ]
     found = []
     for metric in results.metrics:
-        cells: list[dict[str, Any]] = [
-            {
-                "arm": arm,
-                "value": "",
-                "intervals": [],
-                "change": _change(
-                    results.changes_from(baseline, arm, metric), results.describe(metric)
-                ),
-            }
+        described = results.describe(metric)
+        cells = [
+            Cell(arm, "", (), _change(results.changes_from(baseline, arm, metric), described))
             for arm in arms
         ]
-        if results.describe(metric).shown != "more":
+        if described.shown != "more":
             found.append(_row(results, metric, cells))
     return arms, found
 
 
-def _row(results: Results, metric: str, cells: list[dict[str, Any]]) -> dict[str, Any]:
+def _row(results: Results, metric: str, cells: Sequence[Cell]) -> TableRow:
     name = results.describe(metric)
-    return {
-        "label": name.label,
-        "detail": name.detail,
-        "cells": cells,
-        "benchmark": metric.partition("/")[0],
-        "metric": metric.rpartition("/")[2],  # without the group of the answers
-    }
+    benchmark, own = metric.partition("/")[0], metric.rpartition("/")[2]
+    return TableRow(name.label, name.detail, cells, benchmark, own)
 
 
-def _cell(results: Results, arm: str, metric: str) -> dict[str, object]:
+def _cell(results: Results, arm: str, metric: str) -> Cell:
     name = results.describe(metric)
     values = results.values.get((arm, metric), [])
     lines = []
@@ -119,15 +150,11 @@ def _cell(results: Results, arm: str, metric: str) -> dict[str, object]:
         many = len(values) > 1
         lines.append(f"{bare_number(value.value, name.unit)} ({text})" if many else text)
     changes = results.changes_from(results.baseline, arm, metric)
-    return {
-        "arm": arm,
-        "value": show(results.mean(arm, metric), name.unit),
-        "intervals": [line for line in lines if line],
-        "change": _change(changes, name),
-    }
+    shown = show(results.mean(arm, metric), name.unit)
+    return Cell(arm, shown, [line for line in lines if line], _change(changes, name))
 
 
-def _change(changes: Sequence[Change], metric: MetricDescription) -> dict[str, object] | None:
+def _change(changes: Sequence[Change], metric: MetricDescription) -> ShownChange | None:
     """A line for each seed, and the verdict they share."""
     if not changes:
         return None
@@ -145,4 +172,4 @@ def _change(changes: Sequence[Change], metric: MetricDescription) -> dict[str, o
         whole = inside.replace(" to ", "\N{NO-BREAK SPACE}to\N{NO-BREAK SPACE}")
         lines.append(f"{text} ({whole})" if inside else text)
     verdict = _verdict(changes, metric)
-    return {"lines": lines, "verdict": verdict, "words": VERDICTS[verdict]}
+    return ShownChange(lines, verdict, VERDICTS[verdict])

@@ -42,7 +42,7 @@ class Loading(Placement):
             (false where the template reads it and nothing is said); chat_template=NAME chooses one.
     """
 
-    template: dict[str, Any] | None = None
+    template: dict[str, object] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +93,7 @@ def by_option(arguments: Mapping[str, object]) -> dict[str, object]:
     A group gives its fields. A field that is one of several dataclasses to choose from gives the
     chosen one's `name` and its fields; a tuple of dataclasses gives the fields of all.
     """
-    found: dict[str, Any] = {}
+    found: dict[str, object] = {}
     for name, value in arguments.items():
         if _is_group(value):
             found |= by_option(options_of(value))
@@ -104,7 +104,7 @@ def by_option(arguments: Mapping[str, object]) -> dict[str, object]:
 
 def options_of(group: Any) -> dict[str, Any]:
     """A group's fields; a choice among them is its name and its own fields."""
-    found: dict[str, Any] = {}
+    found: dict[str, object] = {}
     for field in dataclasses.fields(group):
         value = getattr(group, field.name)
         if _is_group(value) and hasattr(value, "name"):

@@ -27,6 +27,7 @@ class ScoreEntry(TypedDict):
     n: NotRequired[int]
     clusters: NotRequired[int | None]
     note: NotRequired[str]
+    method: NotRequired[str]
 
 
 class DescribedMetric(TypedDict):
@@ -63,23 +64,33 @@ class ScoresFile(TypedDict):
     about: dict[str, str | FiniteFloat]
 
 
-class DifferenceRow(TypedDict):
-    """An arm minus its baseline in one metric."""
+class DifferenceNumbers(TypedDict):
+    """How much an arm differs from its baseline in one metric."""
 
-    benchmark: str
-    metric: str
-    arm: str
-    baseline: str
     value: Number
     low: NotRequired[Number]
     high: NotRequired[Number]
     p: NotRequired[Number]
     wilcoxon_p: NotRequired[Number]
-    seed: NotRequired[int | None]
     arm_value: NotRequired[Number]
     baseline_value: NotRequired[Number]
     clusters: NotRequired[int | None]
+    differing: NotRequired[int]
+    method: NotRequired[str]
     note: NotRequired[str | None]
+
+
+class DifferenceRow(DifferenceNumbers):
+    """An arm minus its baseline in one metric of a benchmark."""
+
+    benchmark: str
+    metric: str
+    arm: str
+    baseline: str
+    seed: NotRequired[int | None]
+    seeds: NotRequired[int]
+    p_holm: NotRequired[Number]
+    verdict: NotRequired[str]
 
 
 class ArmScores(TypedDict):

@@ -58,6 +58,8 @@ class RunFields(TypedDict, total=False):
     versions: Mapping[str, Any]
     hardware: Mapping[str, Any]
     results: Mapping[str, Any]
+    merged: Mapping[str, Any]
+    saved: list[str]
     reason: str
     files: list[str]
     foreign: list[str]

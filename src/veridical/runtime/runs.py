@@ -20,7 +20,7 @@ from collections.abc import Set as AbstractSet
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -31,7 +31,7 @@ from veridical.runtime.local_code import imported_files
 from veridical.runtime.options import by_option
 from veridical.runtime.rendering_record import forget_variables, freeze_time, noted_variables
 from veridical.runtime.run_folders import claim_folder, same_options, written_files
-from veridical.runtime.run_record import RECORD, is_finished, read_fields, this_process
+from veridical.runtime.run_record import RECORD, RunFields, is_finished, read_fields, this_process
 from veridical.runtime.shards import read_shard
 from veridical.runtime.versions import version_of
 
@@ -60,7 +60,7 @@ class Run:
     """
 
     folder: Path
-    record: dict[str, Any]
+    record: RunFields
     started: float
     writes: bool = True
     foreign: frozenset[str] = frozenset()
@@ -68,7 +68,7 @@ class Run:
 
     def note(self, **fields: Any) -> None:
         """Add fields to `run.json` at once: a run that is killed has them."""
-        self.record.update(json_types(fields))
+        self.record.update(cast(RunFields, json_types(fields)))
         if self._may_write():
             write_json(self.folder / RECORD, self.record)
 
@@ -204,7 +204,7 @@ def start_run(
         if is_new and _is_ours(folder, record):
             (folder / RECORD).unlink()
         raise
-    return Run(folder, record, time.monotonic(), writes, foreign, any_process)
+    return Run(folder, cast(RunFields, record), time.monotonic(), writes, foreign, any_process)
 
 
 def _is_ours(folder: Path, record: Mapping[str, Any]) -> bool:

@@ -6,12 +6,12 @@ import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 from veridical.data.record_rows import Kind
 from veridical.runtime.errors import UserError
+from veridical.runtime.json_types import JsonObject
 from veridical.study.plan import OptionValue, Plan, Step, check_plan, named
 from veridical.study.recipe import Defaults, Recipe, embedded_defaults
 
@@ -310,7 +310,7 @@ def _ending(out: Path) -> list[Step]:
 
 def _about(
     recipe: Recipe, sources: Sources, material: _Material, without_labels: bool, result: str
-) -> dict[str, Any]:
+) -> JsonObject:
     data = f"{material.data} ({material.kind} records)"
     if material.steps:
         data = f"{recipe.scenes[0]:,} drawn scenes, tested on {recipe.scenes[1]:,} others"

@@ -42,7 +42,7 @@ class Cluster:
     executor: Literal["here", "slurm", "ray"] = "here"
     gpus: Annotated[int, Range(0)] = 0
     gpu_list: str | None = None
-    slurm: dict[str, Any] | None = None
+    slurm: dict[str, object] | None = None
     address: str | None = None
 
 
@@ -155,7 +155,7 @@ class Slurm:
 
     folder: Path
     workers: int
-    parameters: dict[str, Any]
+    parameters: dict[str, object]
     gpus: int = 0
     cluster: str = "slurm"
     _jobs: list[tuple[Job, Any, float]] = field(default_factory=list)

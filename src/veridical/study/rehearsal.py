@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from veridical.data.record_files import raw_rows
 from veridical.data.record_rows import Kind
@@ -34,6 +34,14 @@ READ = ("data", "samples", "pairs")
 """Options that name the rows that a step works on."""
 LIGHT_SECONDS = 5.0
 """What a command takes that loads no model (our choice)."""
+
+
+class TriedCall(TypedDict):
+    """A command to try: its step, its words, and the folder that it writes."""
+
+    name: str
+    words: list[str]
+    out: str
 
 
 @dataclass(frozen=True)
@@ -259,7 +267,7 @@ def try_steps(plan: Plan, steps: Sequence[Step], folder: Path, few: int) -> Tria
 
 def tried_call(
     step: Step, plan: Plan, moved: Mapping[str, str], folder: Path, few: int
-) -> dict[str, Any]:
+) -> TriedCall:
     """A step as it is tried: on a few rows, into another folder."""
 
     def placed(value: OptionValue) -> OptionValue:
@@ -332,9 +340,9 @@ def _is_plain(row: object) -> bool:
     return True
 
 
-def read_result(out: Path) -> dict[str, Any]:
+def read_result(out: Path) -> Mapping[str, Any]:
     """What a step's run says of its work; empty where it is no run."""
     if not (out / "run.json").is_file():
         return {}
-    found: dict[str, Any] = read_json(out / "run.json").get("results") or {}
+    found: Mapping[str, Any] = read_json(out / "run.json").get("results") or {}
     return found

@@ -9,12 +9,13 @@ import os
 import resource
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from veridical.runtime.files import read_json
 from veridical.runtime.progress import counted
-from veridical.study.rehearsal import read_result
+from veridical.study.rehearsal import TriedCall, read_result
 
 
 def main() -> None:
@@ -47,7 +48,7 @@ def main() -> None:
                 torch.cuda.empty_cache()
 
 
-def try_call(call: dict[str, Any], load: float) -> dict[str, Any]:
+def try_call(call: TriedCall, load: float) -> dict[str, object]:
     """Run one command here; what it says is kept back.
 
     Args:
@@ -72,7 +73,7 @@ def try_call(call: dict[str, Any], load: float) -> dict[str, Any]:
     return {"name": call["name"], "fixed": fixed, "work": work, "failed": ""}
 
 
-def parts(found: dict[str, Any], wall: float, load: float) -> tuple[float, float]:
+def parts(found: Mapping[str, Any], wall: float, load: float) -> tuple[float, float]:
     """Seconds that do not grow with the rows, and those of the work; of a training, of a step."""
     if found.get("step_seconds") is not None:
         step = float(found["step_seconds"])

@@ -6,7 +6,7 @@ import dataclasses
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 
@@ -183,7 +183,8 @@ class Maker:
 
     def _row(self, task: Task, **content: Any) -> Row:
         step, index = task
-        return {"step": step, "index": index, "id": self.prompts[index].asked.id, **content}
+        about = {"step": step, "index": index, "id": self.prompts[index].asked.id}
+        return cast(Row, {**about, **content})
 
     def group(self, row: Row) -> Group:
         """A row's pair, ready to be laid out, chosen first; of a row without one anything."""
@@ -287,7 +288,7 @@ def pair_measures(rows: Sequence[Row]) -> dict[str, float]:
         "response_nll": lambda response: -sum(response["logps"]) / len(response["logps"]),
     }
     told |= {name: sum(map(of, said)) / len(said) for name, of in means.items() if said}
-    margins = [abs(row["margin"]) for row in rows if row.get("margin") is not None]
+    margins = [abs(margin) for row in rows if (margin := row.get("margin")) is not None]
     return told | ({"judge_margin": sum(margins) / len(margins)} if margins else {})
 
 

@@ -165,14 +165,14 @@ def _proof_groups(
 
     rows = [row for row in buffer.rows.values() if row["kind"] != "refused"]
     if rows:
-        firsts = (_proof_group(policy, maker, row) for row in sorted(rows, key=blind))
+        firsts = (_proof_group(policy, maker, row["index"], row) for row in sorted(rows, key=blind))
         return left_out.usable(policy, firsts, PROOF_ROWS)
-    others = (_proof_group(policy, maker, {"index": i}) for i in range(len(maker.prompts)))
+    others = (_proof_group(policy, maker, index) for index in range(len(maker.prompts)))
     return left_out.usable(policy, others, 1)
 
 
-def _proof_group(policy: Policy, maker: Maker, row: Row) -> Group:
-    prompt = maker.prompts[row["index"]]
-    said = [response["text"] for response in row.get("responses", ())]
-    texts = said or [prompt.answer, row.get("text", "")]
+def _proof_group(policy: Policy, maker: Maker, index: int, row: Row | None = None) -> Group:
+    prompt = maker.prompts[index]
+    said = [response["text"] for response in row.get("responses", ())] if row else []
+    texts = said or [prompt.answer, row.get("text", "") if row else ""]
     return proof_group(policy, prompt.asked, texts, maker.decoding.max_new_tokens)

@@ -6,7 +6,7 @@ import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from veridical.models.tuning import Tuning, TuningName, refuse_full_in_half
 from veridical.runtime import processes
@@ -167,10 +167,10 @@ class Training:
     mixed_precision: MixedPrecision = "no"
     device: str = "auto"
     seed: int = 0
-    template: dict[str, Any] | None = None
+    template: dict[str, object] | None = None
     report_to: list[str] | None = None
     show_every: int | None = None
-    trainer: dict[str, Any] | None = None
+    trainer: dict[str, object] | None = None
 
     def __post_init__(self) -> None:
         """Extending is a way of resuming."""

@@ -11,7 +11,7 @@ from veridical.report.pictures import find_image
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_jsonl
 from veridical.runtime.pages import answer_field
-from veridical.runtime.run_files import DETAILS, SCORES
+from veridical.runtime.run_files import DETAILS, SCORES, DescribedAnswerRow
 from veridical.runtime.run_record import RECORD, read_fields
 from veridical.web.answer_scores import scores_of_answers
 from veridical.web.shown_rows import (
@@ -92,12 +92,12 @@ def shown_answers(folders: Sequence[Path], root: Path | None) -> Iterator[ShownR
         yield _row(number, key, own, names, folders[place], root)
 
 
-def _rows(folder: Path) -> dict[str, dict[str, Any]]:
+def _rows(folder: Path) -> dict[str, dict[str, object]]:
     """Answers by what they are about, with the places of objects where they are known."""
-    details: dict[str, Any] = {}
+    details: dict[str, DescribedAnswerRow] = {}
     if (folder / DETAILS.name).is_file():
         details = {row["image_id"]: row for row in DETAILS.read(folder)}
-    found: dict[str, dict[str, Any]] = {}
+    found: dict[str, dict[str, object]] = {}
     rows = read_jsonl(folder / ANSWERS)
     scored = scores_of_answers(folder)
     if len(scored) != len(rows):  # a run that was cut off, or answers of another one
@@ -110,13 +110,11 @@ def _rows(folder: Path) -> dict[str, dict[str, Any]]:
         # One image may have been asked about twice, in benchmarks without ids of questions.
         while key in found:
             key += "'"
-        more = details.get(image, {})
-        said = _said(row)
-        marked = more.get("mentions", []) if more.get("answer", said) == said else []
-        found[key] = {
-            "objects": more.get("objects", []), **row, "mentions": marked,
-            SCORED: scored[number - 1],
-        }  # fmt: skip
+        more, said = details.get(image), _said(row)
+        known = {} if more is None else {"objects": more["objects"]}
+        same = more is not None and more.get("answer", said) == said
+        marked = more["mentions"] if more is not None and same else []
+        found[key] = {"objects": [], **known, **row, "mentions": marked, SCORED: scored[number - 1]}
     return found
 
 

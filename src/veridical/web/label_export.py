@@ -7,13 +7,15 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 from veridical.data.images import resolve_image_path
+from veridical.data.messages import Message
 from veridical.data.pixels import ImageError
 from veridical.data.record_files import stream_rows
 from veridical.data.record_rows import RowError
-from veridical.data.record_types import IMAGE_FIELDS
+from veridical.data.record_spans import SpanWeight
+from veridical.data.record_types import IMAGE_FIELDS, CheckedRow, ImageCell, NewRow, Rating
 from veridical.data.records import write_records
 from veridical.inspection.rows import read_row
 from veridical.runtime.errors import UserError
@@ -125,7 +127,7 @@ _WORDS = {
 
 def _pairs(
     exporting: Exporting, decided: Mapping[int, Decision], skipped: list[SkippedRow]
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[NewRow]:
     viewed = exporting.viewed
     kind = viewed.record_kind
     assert kind is not None
@@ -147,12 +149,13 @@ def _pairs(
             skipped.append({"id": decision.comparison.row.id, "row": number, "field": field,
                             "reason": reason})  # fmt: skip
             continue
-        yield pair_of(dict(record) | images, decision, exporting.mark_weight)
+        row: CheckedRow = {**record, **images}
+        yield pair_of(row, decision, exporting.mark_weight)
         if found == len(decided):
             return
 
 
-def _refuse_own_images(record: Mapping[str, Any], decision: Decision) -> None:
+def _refuse_own_images(record: CheckedRow, decision: Decision) -> None:
     """Refuse to exchange answers of which one alone has an image, or further answers.
 
     Raises:
@@ -165,7 +168,7 @@ def _refuse_own_images(record: Mapping[str, Any], decision: Decision) -> None:
                 raise RowError(name, "the answers were to be exchanged, but this is of one of them")
 
 
-def _with_images(record: Mapping[str, Any], viewed: ViewedSet) -> dict[str, Any]:
+def _with_images(record: CheckedRow, viewed: ViewedSet) -> CheckedRow:
     """The columns of images, with paths as files under the set's folder.
 
     Raises:
@@ -173,41 +176,40 @@ def _with_images(record: Mapping[str, Any], viewed: ViewedSet) -> dict[str, Any]
     """
     root = viewed.root or viewed.file.parent
 
-    def resolved(cell: Mapping[str, Any]) -> Mapping[str, Any]:
+    def resolved(cell: ImageCell) -> ImageCell:
         if cell["bytes"]:
             return cell
         return {"bytes": None, "path": str(resolve_image_path(str(cell["path"]), root))}
 
-    return {
-        name: [resolved(cell) for cell in record[name]] for name in IMAGE_FIELDS if record.get(name)
-    }
+    found: CheckedRow = {}
+    for name in IMAGE_FIELDS:
+        if record.get(name):
+            found[name] = [resolved(cell) for cell in record[name]]
+    return found
 
 
-def pair_of(record: dict[str, Any], decision: Decision, mark_weight: float) -> dict[str, Any]:
+def pair_of(record: CheckedRow, decision: Decision, mark_weight: float) -> NewRow:
     """The pair that a decision makes of a record."""
     one = decision.comparison
     sides = {"chosen": decision.better, "rejected": OTHER[decision.better]}
     names = {branch: one.first if side == "first" else one.second for branch, side in sides.items()}
-    pair: dict[str, Any] = {
-        name: record[name]
-        for name in ("images", "prompt", "facts", "expected_answer", "answer_prefix")
-        if record.get(name) is not None
-    }
+    given: Mapping[str, object] = record
+    kept = ["images", "prompt", "facts", "expected_answer", "answer_prefix"]
+    if names == {"chosen": "chosen", "rejected": "rejected"}:
+        kept += ["rejected_images", "contrast_images", "contrast_chosen", "more_rejected",
+                 "beta_factor", "span_weights"]  # fmt: skip
+    pair = cast(NewRow, {name: given[name] for name in kept if given.get(name) is not None})
     pair["id"] = one.row.id
-    for branch, name in names.items():
-        pair[branch] = _answer(record, name)
+    pair["chosen"] = _answer(record, names["chosen"])
+    pair["rejected"] = _answer(record, names["rejected"])
     renamed = {name: branch for branch, name in names.items()}
-    ratings = [
+    ratings: list[Rating] = [
         {**rating, "answer": renamed[rating["answer"]]}
         for rating in record.get("ratings") or []
         if rating["answer"] in renamed
     ]
     if ratings:
         pair["ratings"] = ratings
-    if names == {"chosen": "chosen", "rejected": "rejected"}:
-        kept = ("rejected_images", "contrast_images", "contrast_chosen", "more_rejected",
-                "beta_factor", "span_weights")  # fmt: skip
-        pair |= {name: record[name] for name in kept if record.get(name) is not None}
     weights = _span_weights(decision, sides, mark_weight)
     if weights:
         pair["span_weights"] = weights
@@ -215,17 +217,15 @@ def pair_of(record: dict[str, Any], decision: Decision, mark_weight: float) -> d
     return pair
 
 
-def _answer(record: Mapping[str, Any], name: str) -> object:
+def _answer(record: CheckedRow, name: str) -> list[Message]:
     if name.startswith("responses/"):
         return record["responses"][int(name.partition("/")[2])]
-    return record[name]
+    return record["chosen"] if name == "chosen" else record["rejected"]
 
 
-def _span_weights(
-    decision: Decision, sides: Mapping[str, str], weight: float
-) -> list[dict[str, Any]]:
+def _span_weights(decision: Decision, sides: Mapping[str, str], weight: float) -> list[SpanWeight]:
     """Words that anybody marked as wrong: heavier in the rejected answer, 0 in the chosen."""
-    found = []
+    found: list[SpanWeight] = []
     for branch, side in sides.items():
         spans = joined_spans(
             span
@@ -241,8 +241,8 @@ def _span_weights(
 
 
 def _source(
-    record: Mapping[str, Any], decision: Decision, renamed: Mapping[str, str]
-) -> dict[str, Any]:
+    record: CheckedRow, decision: Decision, renamed: Mapping[str, str]
+) -> dict[str, object]:
     one = decision.comparison
     branch = {"first": renamed[one.first], "second": renamed[one.second]}
     said = [

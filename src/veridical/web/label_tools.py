@@ -113,10 +113,10 @@ def _choice(value: str) -> str:
     return CHOICES[LETTERS.get(value, value)]
 
 
-def _studio_task(store: LabelStore, one: Comparison, image: str) -> dict[str, Any]:
+def _studio_task(store: LabelStore, one: Comparison, image: str) -> dict[str, object]:
     annotations = []
     for name, judgment in _said(store, one.task):
-        result: list[dict[str, Any]] = []
+        result: list[dict[str, object]] = []
         for step in ("worse", "better"):
             value = getattr(judgment, step)
             if value:
@@ -146,7 +146,7 @@ def _by(name: str) -> dict[str, object]:
     return {"completed_by": int(name)} if name.isdecimal() else {"annotator": name}
 
 
-def _argilla_record(store: LabelStore, one: Comparison, image: str) -> dict[str, Any]:
+def _argilla_record(store: LabelStore, one: Comparison, image: str) -> dict[str, object]:
     responses: dict[str, list[dict[str, str]]] = {}
     others: dict[str, list[dict[str, str]]] = {}
     for name, judgment in _said(store, one.task):

@@ -148,9 +148,10 @@ def shown_record(row: Row, id: str, problem: str, marking: Marking | None) -> Sh
         f"{rating['answer']}.{rating['aspect']}": float(rating["value"])
         for rating in (row.record or {}).get("ratings") or []
     }
+    record: Mapping[str, object] = row.record or {}
     for name in ("label", "beta_factor", "expected_answer", "answer_prefix"):
-        value = (row.record or {}).get(name)
-        if value is not None:
+        value = record.get(name)
+        if isinstance(value, str | float | int):
             fields[name] = value
     fields |= {name: value for name, value in source_fields(row).items() if _is_field(value)}  # type: ignore[misc]
     fields |= _gap(fields)

@@ -109,7 +109,7 @@ def as_json(row: ShownRow) -> str:
 
 def from_json(text: str) -> ShownRow:
     """The row that `as_json` wrote."""
-    content: dict[str, Any] = json.loads(text)
+    content: Any = json.loads(text)
     return ShownRow(
         number=content["number"],
         id=content["id"],
@@ -121,6 +121,6 @@ def from_json(text: str) -> ShownRow:
     )
 
 
-def _answer(content: dict[str, Any]) -> ShownAnswer:
+def _answer(content: Mapping[str, Any]) -> ShownAnswer:
     marks = tuple(Mark(**mark) for mark in content["marks"])
     return ShownAnswer(**{**content, "marks": marks, "about": tuple(content["about"])})

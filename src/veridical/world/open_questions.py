@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
+from veridical.runtime.json_types import JsonObject
 from veridical.runtime.randomness import generator
 from veridical.world.language import (
     NUMBERS,
@@ -126,9 +126,9 @@ TYPES: Mapping[str, Callable[[Scene, np.random.Generator], OpenQuestion]] = {
 """MMHal-Bench's types, in its order."""
 
 
-def open_question_rows(scenes: Sequence[Scene], seed: int) -> list[dict[str, Any]]:
+def open_question_rows(scenes: Sequence[Scene], seed: int) -> list[JsonObject]:
     """A question about each scene, of the types in turn, as MMHal-Bench's template has them."""
-    rows = []
+    rows: list[JsonObject] = []
     for number, scene in enumerate(scenes):
         kind = list(TYPES)[number % len(TYPES)]
         question = TYPES[kind](scene, generator(seed, "open question", scene.id))

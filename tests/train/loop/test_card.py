@@ -16,6 +16,7 @@ from huggingface_hub import ModelCard
 from veridical.objectives.base import Described
 from veridical.runtime.options import by_option, options_of
 from veridical.runtime.progress import counted
+from veridical.runtime.run_record import RunFields
 from veridical.runtime.runs import Run
 from veridical.train.dpo import train_dpo
 from veridical.train.grpo import train_grpo
@@ -47,8 +48,9 @@ def card(
 ) -> str:
     configuration = PLAIN | changes
     own = {name: configuration[name] for name in ("beta", "samples", "kl_coefficient")}
-    record = {"command": command, "configuration": configuration}
-    run = Run(folder, {**record, "objective": {"options": own, "needs_reference": compares}}, 0.0)
+    record: RunFields = {"command": command, "configuration": configuration}
+    record["objective"] = {"options": own, "needs_reference": compares}
+    run = Run(folder, record, 0.0)
     measured = {"reward, last step": 0.123456789, "kl_k1, last step": None}
     (folder / saved).mkdir(exist_ok=True)
     write_cards(run, [saved], "a method", {"prompts": 3}, [], FINISHED | (finished or {}), measured)

@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from veridical.builders._answers import ChosenAnswer
 from veridical.data.messages import user_message
@@ -61,7 +61,7 @@ class MistakeWording:
     max_new_tokens: Annotated[int, COUNT] = 1024
     longest: Annotated[float, ABOVE_ZERO] = 1.5
     batch_size: Annotated[int, COUNT] = 8
-    endpoint: dict[str, Any] | None = None
+    endpoint: dict[str, object] | None = None
 
     def check(self) -> None:
         """Refuse values that make no sense.

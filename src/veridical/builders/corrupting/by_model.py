@@ -36,7 +36,7 @@ class MistakeModel:
     settings: EndpointSettings
     loading: Loading
 
-    def open(self, run: Run, answers: int) -> tuple[Work, dict[str, Any]]:
+    def open(self, run: Run, answers: int) -> tuple[Work, dict[str, object]]:
         """Load the model or get ready to ask the endpoint, and say what leaves the machine.
 
         Args:
@@ -59,7 +59,7 @@ class MistakeModel:
                 print(notice, flush=True)
         return _work(opened, self.wording, self.by), _identity(run, self.spec, opened, self.wording)
 
-    def cost(self, results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    def cost(self, results: Sequence[Mapping[str, Any]]) -> dict[str, object]:
         """What all replies cost, for the summary."""
         total = sum((Cost(**row["cost"]) for row in results), Cost())
         return {"cost": {**vars(total), "dollars": round(total.dollars, 6)}}
@@ -98,7 +98,9 @@ def _work(opened: Opened, wording: MistakeWording, by: str) -> Work:
     return work
 
 
-def _identity(run: Run, spec: JudgeSpec, opened: Opened, wording: MistakeWording) -> dict[str, Any]:
+def _identity(
+    run: Run, spec: JudgeSpec, opened: Opened, wording: MistakeWording
+) -> dict[str, object]:
     where: dict[str, str] = {}
     if opened.policy is not None:
         where = model_identity(run, "by", opened.policy, spec.model)

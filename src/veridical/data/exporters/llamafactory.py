@@ -11,11 +11,11 @@ from veridical.data.record_rows import Kind
 USE = "dataset_dir: {folder} and dataset: veridical, in its YAML file"
 
 
-def row(record: Mapping[str, Any], kind: Kind) -> dict[str, Any]:
+def row(record: Mapping[str, Any], kind: Kind) -> dict[str, object]:
     """A pair's turns up to the question with both answers, or a conversation's turns."""
     refuse_other_images(record)
     if kind == "conversation":
-        told: dict[str, Any] = {"conversations": turns(record["messages"])}
+        told: dict[str, object] = {"conversations": turns(record["messages"])}
     else:
         told = {"conversations": turns(record["prompt"])}
         told |= {name: turns(record[name])[0] for name in ("chosen", "rejected")}

@@ -11,11 +11,11 @@ from veridical.data.record_rows import Kind
 USE = "--data_path {file} --image_folder {folder}"
 
 
-def row(record: Mapping[str, Any], kind: Kind) -> dict[str, Any]:
+def row(record: Mapping[str, Any], kind: Kind) -> dict[str, object]:
     """One image is a text, several are a list; without any there is no `image`."""
     refuse_other_images(record)
     images = list(record["images"])
-    told: dict[str, Any] = {"id": record["id"]}
+    told: dict[str, object] = {"id": record["id"]}
     if images:
         told["image"] = images[0] if len(images) == 1 else images
     if kind == "conversation":

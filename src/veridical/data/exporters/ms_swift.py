@@ -11,10 +11,10 @@ from veridical.data.record_rows import Kind
 USE = "--dataset {file}, from the folder it is in"
 
 
-def row(record: Mapping[str, Any], kind: Kind) -> dict[str, Any]:
+def row(record: Mapping[str, Any], kind: Kind) -> dict[str, object]:
     """A pair, or a conversation."""
     refuse_other_images(record, ("rejected_images",))
-    told: dict[str, Any] = {"images": list(record["images"])}
+    told: dict[str, object] = {"images": list(record["images"])}
     if kind == "conversation":
         return told | {"messages": text_messages(record["messages"])} | rest(record, kind)
     told |= {"messages": text_messages([*record["prompt"], *record["chosen"]])}

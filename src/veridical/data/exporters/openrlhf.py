@@ -11,13 +11,13 @@ from veridical.data.record_rows import Kind
 USE = "--data.prompt_dataset {file} --data.input_key input --data.label_key label"
 
 
-def row(record: Mapping[str, Any], kind: Kind) -> dict[str, Any]:
+def row(record: Mapping[str, Any], kind: Kind) -> dict[str, object]:
     """A prompt; the label is the expected answer, or empty.
 
     Messages are blocks: OpenRLHF leaves a text without `<image>` as a string, and templates that
     read blocks (LLaVA-1.5's) would leave such a turn empty.
     """
-    told: dict[str, Any] = {
+    told: dict[str, object] = {
         "input": list(record["prompt"]),
         "images": list(record["images"]),
     }

@@ -10,7 +10,7 @@ from veridical.data.record_rows import Kind
 USE = 'load_dataset("parquet", data_files="{file}", split="train"), for its trainers'
 
 
-def row(record: Mapping[str, Any], kind: Kind) -> dict[str, Any]:
+def row(record: Mapping[str, Any], kind: Kind) -> dict[str, object]:
     """The record as it is; a `source` that says nothing tells an import that it is one of ours."""
     del kind
     return {"source": None, **record}

@@ -25,7 +25,7 @@ SCHEMA = pa.schema(
 USE = "data.train_files={file}"
 
 
-def row(record: Mapping[str, Any], kind: Kind) -> dict[str, Any]:
+def row(record: Mapping[str, Any], kind: Kind) -> dict[str, object]:
     """A prompt; the expected answer becomes verl's `ground_truth`."""
     expected = record.get("expected_answer") or ""
     return {

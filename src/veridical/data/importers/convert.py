@@ -84,7 +84,7 @@ def convert(
         yield error
 
 
-def renamed(row: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
+def renamed(row: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, object]:
     """A row with columns under our names.
 
     Args:
@@ -184,7 +184,7 @@ def _as_object(value: object) -> object:
         return value
 
 
-def _factors(row: dict[str, Any], one: NamedSet) -> dict[str, object]:
+def _factors(row: dict[str, object], one: NamedSet) -> dict[str, object]:
     """Where the prompt and the answers are from and who judged them, as far as that is known."""
     found: dict[str, object] = dict(one.factors)
     for factor, column in one.factor_columns.items():
@@ -197,7 +197,7 @@ def _factors(row: dict[str, Any], one: NamedSet) -> dict[str, object]:
     return {factor: value for factor, value in found.items() if isinstance(value, str) and value}
 
 
-def _take_ratings(row: dict[str, Any], one: NamedSet) -> None:
+def _take_ratings(row: dict[str, object], one: NamedSet) -> None:
     """Put a pair's columns of ratings into `ratings`; groups have done so with theirs."""
     if one.together:
         return
@@ -207,10 +207,10 @@ def _take_ratings(row: dict[str, Any], one: NamedSet) -> None:
         if row.get(column) is not None
     ]
     if ratings:
-        row["ratings"] = [*(row.get("ratings") or []), *ratings]
+        row["ratings"] = [*_listed(row, "ratings"), *ratings]
 
 
-def _begin_answers(row: dict[str, Any], rules: Rules) -> None:
+def _begin_answers(row: dict[str, object], rules: Rules) -> None:
     """Put a given beginning before both answers."""
     if rules.context is None:
         return  # it may be anything
@@ -218,26 +218,39 @@ def _begin_answers(row: dict[str, Any], rules: Rules) -> None:
     if rules.context == "drop" or not beginning:
         return
     for name in ("chosen", "rejected"):
-        if not isinstance(row.get(name), str) or not isinstance(beginning, str):
+        answer = row.get(name)
+        if not isinstance(answer, str) or not isinstance(beginning, str):
             raise RowError("context", f"can't begin {name}, as one of them is no text")
-        row[name] = joined(beginning, row[name]).lstrip()
-    if rules.context == "prefix":
+        row[name] = joined(beginning, answer).lstrip()
+    if rules.context == "prefix" and isinstance(beginning, str):
         row["answer_prefix"] = beginning.strip()
 
 
-def _rate_severity(row: dict[str, Any], rules: Rules) -> None:
+def _rate_severity(row: dict[str, object], rules: Rules) -> None:
     severity = row.pop("severity", None)
     if severity is None or rules.severity == "drop":
         return
     if rules.severity == "weight":
         weight = {"answer": "rejected", "weight": severity}
-        row["span_weights"] = [*(row.get("span_weights") or []), weight]
+        row["span_weights"] = [*_listed(row, "span_weights"), weight]
         return
     rating = {"answer": "rejected", "aspect": "severity", "value": severity}
-    row["ratings"] = [*(row.get("ratings") or []), rating]
+    row["ratings"] = [*_listed(row, "ratings"), rating]
 
 
-def _scale_beta(row: dict[str, Any], rules: Rules) -> None:
+def _listed(row: Mapping[str, object], name: str) -> list[object]:
+    """What a row has in a list already, to which more is added.
+
+    Raises:
+        RowError: it has something else there.
+    """
+    found = row.get(name) or []
+    if not isinstance(found, list):
+        raise RowError(name, "must be a list")
+    return found
+
+
+def _scale_beta(row: dict[str, object], rules: Rules) -> None:
     """Make a factor on beta of a margin between the answers."""
     if rules.margin_weight is None:
         return
@@ -279,7 +292,7 @@ def _without_tags(value: object) -> object:
     return value
 
 
-def _place_after(row: dict[str, Any]) -> None:
+def _place_after(row: dict[str, object]) -> None:
     """Put the images behind the first question, where no question says where they are."""
     field = next((name for name in ("prompt", "messages", "conversations") if row.get(name)), "")
     if isinstance(row.get(field), str):
@@ -295,7 +308,7 @@ def _place_after(row: dict[str, Any]) -> None:
     if not questions or any(_places_images(message.get(name)) for _, message, name in questions):
         return
     number, message, name = questions[0]
-    content, images = message.get(name), len(row["images"])
+    content, images = message.get(name), len(_listed(row, "images"))
     if isinstance(content, str):
         content = f"{content}\n{TAG * images}"
     elif isinstance(content, list):

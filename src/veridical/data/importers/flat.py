@@ -37,7 +37,9 @@ def fits(row: Mapping[str, object]) -> Fit | None:
     return None
 
 
-def rows(row: Mapping[str, Any], rules: Rules, kind: Kind) -> Iterator[dict[str, Any] | RowError]:
+def rows(
+    row: Mapping[str, Any], rules: Rules, kind: Kind
+) -> Iterator[dict[str, object] | RowError]:
     """The row as it is: the reader of records understands such columns."""
     del rules, kind
     yield dict(row)

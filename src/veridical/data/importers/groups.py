@@ -32,7 +32,9 @@ def fits(row: Mapping[str, object]) -> Fit | None:
     return None
 
 
-def rows(row: Mapping[str, Any], rules: Rules, kind: Kind) -> Iterator[dict[str, Any] | RowError]:
+def rows(
+    row: Mapping[str, Any], rules: Rules, kind: Kind
+) -> Iterator[dict[str, object] | RowError]:
     """A record of kind `sample`, or a pair where the responses are ranked.
 
     What is wrong with one response is yielded beside the record of the others.
@@ -46,7 +48,7 @@ def rows(row: Mapping[str, Any], rules: Rules, kind: Kind) -> Iterator[dict[str,
         raise RowError("completions", "become samples; `veridical build pairs` makes pairs of them")
     rest = {name: value for name, value in row.items() if name != "completions"}
     texts: list[str] = []
-    ratings: list[dict[str, Any]] = []
+    ratings: list[dict[str, object]] = []
     models: list[object] = []
     for number, one in enumerate(_completions(row.get("completions"))):
         text = one.get("response")
@@ -70,7 +72,7 @@ def rows(row: Mapping[str, Any], rules: Rules, kind: Kind) -> Iterator[dict[str,
     yield rest | {"responses": texts, "ratings": ratings}
 
 
-def _ranked(row: Mapping[str, Any], ranking: str) -> dict[str, Any]:
+def _ranked(row: Mapping[str, Any], ranking: str) -> dict[str, object]:
     answers, ranks = row["response"], row[ranking]
     if not isinstance(ranks, list) or len(ranks) != len(answers) or len(answers) < 2:
         raise RowError(ranking, f"must rank the {len(answers)} responses")

@@ -48,7 +48,9 @@ def fits(row: Mapping[str, object]) -> Fit | None:
     return Fit("it has conversations of `from` and `value`", "conversation")
 
 
-def rows(row: Mapping[str, Any], rules: Rules, kind: Kind) -> Iterator[dict[str, Any] | RowError]:
+def rows(
+    row: Mapping[str, Any], rules: Rules, kind: Kind
+) -> Iterator[dict[str, object] | RowError]:
     """One record."""
     del rules
     turns = _turns(row.get("conversations"), "conversations")
@@ -67,18 +69,18 @@ def rows(row: Mapping[str, Any], rules: Rules, kind: Kind) -> Iterator[dict[str,
         yield dict(row)
 
 
-def _question(row: Mapping[str, Any], turns: list[Any]) -> dict[str, Any]:
+def _question(row: Mapping[str, Any], turns: list[Any]) -> dict[str, object]:
     """The first question, with the first answer as the expected one where it is a short one."""
     first = next((n for n, turn in enumerate(turns) if _role(turn) == "user"), None)
     if first is None:
         raise RowError("conversations", "has no question")
-    found: dict[str, Any] = {"prompt": turns[: first + 1]}
+    found: dict[str, object] = {"prompt": turns[: first + 1]}
     if row.get("caption_type") in _WITH_EXPECTED and len(turns) > first + 1:
         found["expected_answer"] = turns[first + 1]["value"]
     return found
 
 
-def _pair_of_conversations(turns: list[Any], rejected: Any) -> dict[str, Any]:
+def _pair_of_conversations(turns: list[Any], rejected: Any) -> dict[str, object]:
     rejected = _turns(rejected, "rejected_conversations")
     if [_bare(turn) for turn in turns[:-1]] != [_bare(turn) for turn in rejected[:-1]]:
         raise RowError("rejected_conversations", "differs from conversations before its last turn")
@@ -87,7 +89,7 @@ def _pair_of_conversations(turns: list[Any], rejected: Any) -> dict[str, Any]:
 
 def _two_outputs(
     row: Mapping[str, Any], turns: list[Any], outputs: tuple[str, str], kind: Kind
-) -> dict[str, Any]:
+) -> dict[str, object]:
     prompt = turns[:-1] if _role(turns[-1]) == "assistant" else turns
     answers = [_text(row[name], name) for name in outputs]
     if kind == "sample":

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from veridical.data.importers import flat, groups, lists, llava, sharegpt, text_json
 from veridical.data.importers.rules import Fit, Rules
@@ -26,7 +25,7 @@ class Shape:
     name: str
     summary: str
     fits: Callable[[Mapping[str, object]], Fit | None]
-    rows: Callable[[Mapping[str, Any], Rules, Kind], Iterable[dict[str, Any] | RowError]]
+    rows: Callable[[Mapping[str, object], Rules, Kind], Iterable[dict[str, object] | RowError]]
     reads: tuple[str, ...] = ()
 
 

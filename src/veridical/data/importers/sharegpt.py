@@ -28,7 +28,9 @@ def fits(row: Mapping[str, object]) -> Fit | None:
     return None
 
 
-def rows(row: Mapping[str, Any], rules: Rules, kind: Kind) -> Iterator[dict[str, Any] | RowError]:
+def rows(
+    row: Mapping[str, Any], rules: Rules, kind: Kind
+) -> Iterator[dict[str, object] | RowError]:
     """One record; a `system` column is its first turn."""
     del rules, kind
     turns = _turns(row)

@@ -26,7 +26,9 @@ def fits(row: Mapping[str, object]) -> Fit | None:
     return None
 
 
-def rows(row: Mapping[str, Any], rules: Rules, kind: Kind) -> Iterator[dict[str, Any] | RowError]:
+def rows(
+    row: Mapping[str, Any], rules: Rules, kind: Kind
+) -> Iterator[dict[str, object] | RowError]:
     """One record."""
     del rules, kind
     held = _parsed(row.get("text"))

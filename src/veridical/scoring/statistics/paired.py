@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import cast
 
 import numpy as np
 import scipy
 
 from veridical.runtime.errors import UserError
+from veridical.runtime.run_files import DifferenceNumbers
 from veridical.scoring.statistics.signs import Test, least_p, sign_test
 from veridical.scoring.statistics.single import ONE_CLUSTER, usual_event
 from veridical.scoring.statistics.sums import (
@@ -51,11 +52,11 @@ class Difference:
     method: str = ""
     wilcoxon_p: float | None = None
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> DifferenceNumbers:
         """The numbers as a JSON object; what has nothing to say is left out."""
-        rows = asdict(self).items()
         optional = ("note", "method", "differing", "wilcoxon_p")
-        return {k: item for k, item in rows if k not in optional or item}
+        row = {k: item for k, item in asdict(self).items() if k not in optional or item}
+        return cast(DifferenceNumbers, row)
 
 
 def compare(

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import cast
 
 import numpy as np
 
+from veridical.runtime.run_files import ScoreEntry
 from veridical.scoring.statistics.gaps import CalibrationGap, gap_interval
 from veridical.scoring.statistics.intervals import (
     correlation_interval,
@@ -56,9 +57,11 @@ class Estimate:
     note: str = ""
     method: str = ""
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> ScoreEntry:
         """The row of `scores.json`; what has nothing to say is left out."""
-        return {k: item for k, item in asdict(self).items() if k not in ("note", "method") or item}
+        optional = ("note", "method")
+        row = {k: item for k, item in asdict(self).items() if k not in optional or item}
+        return cast(ScoreEntry, row)
 
 
 def estimate(sums: ClusterSums, metrics: Sequence[Metric]) -> dict[str, Estimate]:

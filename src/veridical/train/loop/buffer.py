@@ -8,13 +8,29 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 from veridical.runtime import processes
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_jsonl, write_jsonl
 
-Row = dict[str, Any]
+
+class Row(TypedDict):
+    """What was made for a prompt at a step; what it holds of a pair depends on its `kind`."""
+
+    step: int
+    index: int
+    id: str
+    kind: str
+    text: NotRequired[str]
+    source: NotRequired[str]
+    chosen: NotRequired[int | None]
+    margin: NotRequired[float | None]
+    reasons: NotRequired[list[str]]
+    problem: NotRequired[str]
+    responses: NotRequired[list[dict[str, Any]]]
+
+
 Task = tuple[int, int]
 """An optimizer step, and the index of a prompt that it trains on."""
 Make = Callable[[Sequence[Task], int], list[Row]]

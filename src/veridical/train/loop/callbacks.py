@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -61,7 +62,7 @@ class RunLog(TrainerCallback):
         args: TrainingArguments,
         state: TrainerState,
         control: TrainerControl,
-        logs: dict[str, Any] | None = None,
+        logs: Mapping[str, float | None] | None = None,
         **_: Any,
     ) -> None:
         """Append the line, with plain names."""
@@ -71,7 +72,7 @@ class RunLog(TrainerCallback):
             write_jsonl(self.path, self.rows)
 
 
-def log_row(logs: dict[str, Any], step: int, epoch: float | None) -> LogRow | None:
+def log_row(logs: Mapping[str, float | None], step: int, epoch: float | None) -> LogRow | None:
     """One row of `log.jsonl`; None for lines that hold no loss. A loss over no row is null.
 
     Raises:
@@ -134,7 +135,7 @@ class Steps(TrainerCallback):
         args: TrainingArguments,
         state: TrainerState,
         control: TrainerControl,
-        logs: dict[str, Any] | None = None,
+        logs: Mapping[str, float | None] | None = None,
         **_: Any,
     ) -> None:
         """Show the newest loss."""

@@ -218,7 +218,7 @@ def _reward(configuration: Mapping[str, object]) -> str:
 
 def _options(
     command: str, configuration: Mapping[str, Any], objective: Mapping[str, Any]
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """The options that decided the result; those that this command or choice does not use are not.
 
     `train online` on BDHS pairs has no judge, whatever the option says.

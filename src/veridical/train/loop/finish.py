@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from veridical.checks.prefix_sharing import Sharing
 from veridical.checks.proofs import Proof
@@ -24,7 +24,7 @@ class Trained:
         files: what was saved; the first is what to load.
     """
 
-    figures: dict[str, Any]
+    figures: dict[str, object]
     files: list[str]
 
     @property

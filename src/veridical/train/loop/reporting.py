@@ -160,7 +160,7 @@ class Report(TrainerCallback):
         args: TrainingArguments,
         state: TrainerState,
         control: TrainerControl,
-        logs: dict[str, Any] | None = None,
+        logs: Mapping[str, float | None] | None = None,
         **_: Any,
     ) -> None:
         """Report what `log.jsonl` gets."""

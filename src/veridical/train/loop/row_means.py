@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -28,7 +26,7 @@ class RowMeans:
         for name, values in outcome.measures.items():
             kept.setdefault(name, []).append(values.detach())
 
-    def take(self) -> dict[str, Any]:
+    def take(self) -> dict[str, float | None]:
         """Means over the rows of all processes since the last call; empty where there were none.
 
         All processes have to take part.
@@ -45,7 +43,7 @@ class RowMeans:
                 sums[name] = (before[0] + total, before[1] + rows)
         if not sums:
             return {}
-        means: dict[str, Any] = {
+        means: dict[str, float | None] = {
             n: total / rows for n, (total, rows) in sums.items() if rows and not n.startswith("_")
         }
         counted = sums["_count"][0]

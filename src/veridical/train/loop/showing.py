@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
@@ -72,7 +71,7 @@ class ShowAnswers(TrainerCallback):
     def __init__(self, policy: Policy, groups: Sequence[Group], every: int, out: Path) -> None:
         self.policy, self.every, self.path = policy, every, out / FILE
         self.groups = list(groups)[:PROMPTS]
-        self.rows: list[dict[str, Any]] = []
+        self.rows: list[dict[str, object]] = []
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object

@@ -75,7 +75,7 @@ class Given:
     models: Mapping[str, Model | None] = field(default_factory=dict)
 
     @property
-    def configuration(self) -> dict[str, Any]:
+    def configuration(self) -> dict[str, object]:
         """Every option, as `run.json` keeps them."""
         own = {"model": self.model, "data": self.data, "out": self.out, "training": self.training}
         given = {**own, **self.options}

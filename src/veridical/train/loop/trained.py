@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from veridical.runtime.errors import UserError
 WEIGHTS = "trained.safetensors"
 
 
-def trained_parameters(model: PreTrainedModel) -> dict[str, Any]:
+def trained_parameters(model: PreTrainedModel) -> dict[str, Tensor]:
     """Every parameter that is trained, by its name in memory."""
     # Wrappers, of FSDP2's activation checkpointing and our own, are no part of the name.
     return {
@@ -83,7 +83,7 @@ def load_trained_weights(model: PreTrainedModel, checkpoint: Path) -> None:
 
 
 @torch.no_grad()
-def put(parameters: dict[str, Any], values: dict[str, Tensor]) -> None:
+def put(parameters: Mapping[str, Tensor], values: dict[str, Tensor]) -> None:
     """Copy values into parameters, each process its own piece."""
     for name, parameter in parameters.items():
         value: Tensor = values[name]

@@ -126,7 +126,7 @@ class GroupTrainer(SavingTrainer):
         return (loss, {}) if return_outputs else loss
 
     def _get_num_items_in_batch(
-        self, batch_samples: list[dict[str, Any]], device: torch.device
+        self, batch_samples: list[dict[str, Tensor]], device: torch.device
     ) -> Tensor:
         count = torch.stack([sample["count"] for sample in batch_samples]).sum()
         found = torch.tensor(len(self.left_out.found) if self.left_out is not None else 0)
@@ -217,7 +217,7 @@ class GroupTrainer(SavingTrainer):
             )
         return worst(selected) if means[selected] is None else float(means[selected])
 
-    def _evaluated(self, dataloader: Batches) -> dict[str, object]:
+    def _evaluated(self, dataloader: Batches) -> dict[str, float | None]:
         """Means over the held-out rows; empty where none are held out."""
         # Not the wrapped model: a rank's gradients are no business of the others here. Under
         # FSDP2 the Trainer's model is the sharded one itself.
@@ -236,7 +236,7 @@ class GroupTrainer(SavingTrainer):
                 self.left_out.require_held_out(len(groups), selected)
         return self._means["eval"].take()
 
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+    def log(self, logs: Mapping[str, float | None], start_time: float | None = None) -> None:
         """Add the mean of every measure since the last line; evaluations bring theirs."""
         if "loss" in logs:
             logs = {**logs, **self._means["train"].take(), **self.train_dataset.told()}

@@ -83,7 +83,7 @@ def trainer_arguments(
     return arguments
 
 
-def _ours(training: Training, steps: int, out: Path) -> dict[str, Any]:
+def _ours(training: Training, steps: int, out: Path) -> dict[str, object]:
     """What options of ours decide, and what the loops here need."""
     return {
         "output_dir": str(out / "checkpoints"),
@@ -102,7 +102,7 @@ def _ours(training: Training, steps: int, out: Path) -> dict[str, Any]:
     }
 
 
-def _evaluating(training: Training, steps: int, held_out: bool, loop: Loop) -> dict[str, Any]:
+def _evaluating(training: Training, steps: int, held_out: bool, loop: Loop) -> dict[str, object]:
     """When the held-out rows are evaluated, and which figure chooses the checkpoint."""
     every = max(1, steps // max(1, training.evaluations))
     held_out = held_out and loop == "trainer"
@@ -120,7 +120,7 @@ def _evaluating(training: Training, steps: int, held_out: bool, loop: Loop) -> d
     }
 
 
-def _defaults(steps: int) -> dict[str, Any]:
+def _defaults(steps: int) -> dict[str, object]:
     """What the `trainer:` section may set otherwise."""
     return {
         "lr_scheduler_type": "cosine",
@@ -183,7 +183,7 @@ def _require_package(kind: str) -> None:
         )
 
 
-def _check_schedule(kind: Any, held_out: bool, loop: Loop) -> None:
+def _check_schedule(kind: object, held_out: object, loop: Loop) -> None:
     name = str(getattr(kind, "value", kind))
     if name not in MEASURED_SCHEDULES or held_out:
         return
@@ -196,7 +196,7 @@ def _check_schedule(kind: Any, held_out: bool, loop: Loop) -> None:
     )
 
 
-def resolve_trainer_options(trainer: Mapping[str, object] | None, loop: Loop) -> dict[str, Any]:
+def resolve_trainer_options(trainer: Mapping[str, object] | None, loop: Loop) -> dict[str, object]:
     """The keyword arguments for TrainingArguments that the passage `trainer:` asks for.
 
     Args:

@@ -6,7 +6,6 @@ import dataclasses
 import time
 from collections.abc import Mapping, Sequence
 from statistics import fmean
-from typing import Any
 
 from veridical.checks.proofs import Proof
 from veridical.runtime import processes
@@ -102,7 +101,7 @@ def much_cut(cut: float | None, start: Start) -> str:
     )
 
 
-def held_out_figures(rows: Sequence[Mapping[str, object]], step: int | None) -> dict[str, Any]:
+def held_out_figures(rows: Sequence[Mapping[str, object]], step: int | None) -> dict[str, object]:
     """What the model card tells of the held-out prompts, by name.
 
     Args:

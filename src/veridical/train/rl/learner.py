@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -240,7 +240,7 @@ def make_optimizer(
     """
     decayed = set(Trainer.get_decay_parameter_names(None, trained))
     names = {id(parameter): name for name, parameter in trained.named_parameters()}
-    content: list[dict[str, Any]] = []
+    content: list[dict[str, object]] = []
     for parameters, rate in groups:
         for decay in (True, False):
             own = [p for p in parameters if (names[id(p)] in decayed) == decay]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from statistics import fmean
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -51,7 +51,7 @@ def measures_of(experience: Experience, k: int = 1) -> LogRow:
     cut = [float(response.stop_reason == "length") for response in responses]
     rewards = [reward for one in earned for reward in one.rewards]
     average, square = mean(rewards), mean([reward * reward for reward in rewards])
-    row = {
+    row: LogRow = {
         "reward": average,
         "reward_deviation": _deviation(average, square),
         "judge_score": mean([score for one in earned for score in one.scores]),
@@ -86,9 +86,15 @@ def _deviation(mean: float | None, square: float | None) -> float | None:
     return math.sqrt(spread) if spread > ROUNDING * square else 0.0
 
 
-def shown_responses(experience: Experience) -> list[dict[str, Any]]:
+def _place(row: Mapping[str, object]) -> int:
+    place = row["place"]
+    assert isinstance(place, int)
+    return place
+
+
+def shown_responses(experience: Experience) -> list[dict[str, object]]:
     """A few responses with what they earned: the step's first prompts, whoever sampled them."""
-    own: list[dict[str, Any]] = [
+    own: list[dict[str, object]] = [
         {
             "place": one.place,
             "id": one.group.id,
@@ -100,4 +106,4 @@ def shown_responses(experience: Experience) -> list[dict[str, Any]]:
         for one in experience.answered[:SHOWN]
     ]
     found = [row for rows in processes.gather(own) for row in rows]
-    return sorted(found, key=lambda row: row["place"])[:SHOWN]
+    return sorted(found, key=_place)[:SHOWN]
