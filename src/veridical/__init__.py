@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from veridical.eval.compare import eval_compare
     from veridical.eval.evaluation import Asking, Subject
     from veridical.eval.pope import PopeOptions, eval_pope
-    from veridical.eval.reward import eval_reward
+    from veridical.eval.reward import RewardOptions, eval_reward
     from veridical.eval.suite import evaluate
     from veridical.judges.chair import ChairWeights
     from veridical.judges.named import Judging
@@ -121,7 +121,7 @@ _HOMES = {
     "eval.compare": "eval_compare",
     "eval.evaluation": "Asking Subject",
     "eval.pope": "PopeOptions eval_pope",
-    "eval.reward": "eval_reward",
+    "eval.reward": "RewardOptions eval_reward",
     "eval.suite": "evaluate",
     "judges.chair": "ChairWeights",
     "judges.named": "Judging",
@@ -234,6 +234,7 @@ __all__ = [
     "RLOO",
     "Reading",
     "Replies",
+    "RewardOptions",
     "SLiC",
     "Sampling",
     "Subject",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -140,11 +141,13 @@ def test_reward_lists_the_refused_pair(folder: Path, refused: int, share_prefix:
     ]
     path, out = folder / "pairs.parquet", folder / "out"
     write_records(pairs, path, "preference")
-    options: dict[str, Any] = {"batch_size": 3, "share_prefix": share_prefix}
+    options = reward.RewardOptions(
+        model=folder / "images", data=[path], batch_size=3, share_prefix=share_prefix
+    )
     with pytest.raises(UserError, match=rf"1 of 4 pairs.*0.01 allows. row-{refused}: .*not this"):
-        reward.eval_reward(folder / "images", [path], out, **options)
-    reading = Reading(max_bad_fraction=0.25)
-    scores = reward.eval_reward(folder / "images", [path], out, **options, reading=reading)
+        reward.eval_reward(options, out)
+    allowed = replace(options, reading=Reading(max_bad_fraction=0.25))
+    scores = reward.eval_reward(allowed, out)
     assert scores["accuracy"].n == 3
     scored = [row["id"] for row in read_jsonl(out / "rewards.jsonl")]
     assert scored == [f"row-{n}" for n in range(4) if n != refused]

@@ -15,12 +15,12 @@ from PIL import Image
 from veridical.cli.dispatch import main
 from veridical.data.records import assistant_message, user_message, write_records
 from veridical.eval._reward_scores import (
-    BENCHMARK,
     BINS,
     reward_metrics,
     reward_sums,
 )
 from veridical.eval.benchmark import score_rows
+from veridical.eval.reward import BENCHMARK
 from veridical.eval.scores import read_scores
 from veridical.models.load import load_policy
 from veridical.models.reward_model import RewardInputs, new_head, save_head

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from veridical.cli.dispatch import main
 from veridical.data.records import assistant_message, user_message, write_records
-from veridical.eval.reward import eval_reward
+from veridical.eval.reward import RewardOptions, eval_reward
 from veridical.models.load import load_policy
 from veridical.models.logprobs import ResponseLogps
 from veridical.models.policy import Policy
@@ -111,7 +111,7 @@ def test_a_run_learns_and_its_result_judges(pairs: Path, tmp_path: Path, tuning:
         found = score_groups(other, groups, 8, True)
         for ours, theirs in zip(found, expected, strict=True):
             assert ours == pytest.approx(theirs, abs=1e-3)
-    eval_reward(out / "model", [pairs], tmp_path / "scores", batch_size=8)
+    eval_reward(RewardOptions(model=out / "model", data=[pairs]), tmp_path / "scores")
     details = read_jsonl(tmp_path / "scores" / "rewards.jsonl")
     for row, (chosen, rejected) in zip(details, expected, strict=True):
         assert (row["chosen"], row["rejected"]) == pytest.approx((chosen, rejected), abs=1e-4)

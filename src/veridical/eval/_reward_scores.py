@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from veridical.eval.benchmark import Benchmark, Rows
+from veridical.eval.benchmark import Rows
 from veridical.runtime.descriptions import BenchmarkDescription, MetricDescription
 from veridical.scoring.statistics import (
     Bin,
@@ -90,17 +90,6 @@ REWARD = BenchmarkDescription(
         MetricDescription("longer_chosen", "Longer answer chosen", "in the pairs"),
     ),
 )  # fmt: skip
-
-BENCHMARK = Benchmark(
-    description=REWARD,
-    judged="rewards.jsonl",
-    sums=reward_sums,
-    formulas=reward_metrics(),
-    groups=by_group,
-    same=("data", "id", "words"),
-    facts="pairs",
-    needs=("margin",),
-)
 
 
 def _counts(margin: float, words: int) -> dict[str, float]:

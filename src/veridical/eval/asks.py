@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Generic, TypeAlias, TypeVar
 
 from veridical.data.prompts import Prompt
 from veridical.eval.evaluation import Evaluation
 from veridical.eval.grading import Grader
 from veridical.eval.hub_files import HubSet
+from veridical.runtime.run_files import SkippedRow
 
 Row: TypeAlias = Mapping[str, Any]
 SkippedQuestion: TypeAlias = Mapping[str, str]
@@ -59,11 +61,14 @@ class GivenAnswers:
         rows: as of `answers.jsonl`: `image_id` and `answer` at least.
         skipped: answers that can't be scored: rows {"id", "field", "reason"}.
         results: counts for `run.json`.
+        merges: of each model that scored them, by option: what rounding cost of each adapter that
+            was merged when it was loaded.
     """
 
     rows: Sequence[Row]
-    skipped: Sequence[SkippedQuestion] = ()
+    skipped: Sequence[SkippedQuestion | SkippedRow] = ()
     results: Mapping[str, int] = field(default_factory=dict)
+    merges: Mapping[str, Sequence[object]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -92,6 +97,16 @@ def nothing_more(
 ) -> list[dict[str, float]]:
     """What a benchmark measures that only reads answers."""
     return [{} for _ in prompts]
+
+
+def no_models(options: object) -> Mapping[str, Path]:
+    """The models of a benchmark that loads none but the one that is asked."""
+    return {}
+
+
+def every_metric(name: str) -> bool:
+    """The metrics that are printed, where all are."""
+    return True
 
 
 def no_remarks(options: object, evaluation: Evaluation, rows: object, judged: object) -> Remarks:
@@ -125,6 +140,10 @@ class Asks(Generic[Options]):
         answers_in_files: whether its own files have the answers; then neither a model nor
             `--answers` is given, and `match` reads them.
         hub: how its questions are read from a copy on the hub; None where they are not.
+        models: the folders of models of its own, by option.
+        asks_models: whether it scores what models answer, so that it can be one of the suite. In
+            one that scores something else neither the subject nor how it is asked decides anything.
+        prints: whether a metric is printed; `scores.json` has all.
     """
 
     options: type[Options]
@@ -144,3 +163,6 @@ class Asks(Generic[Options]):
     follow_up: Callable[[Options, Row], AskedItem | None] | None = None
     answers_in_files: Callable[[Options], bool] = lambda options: False
     hub: HubSet | None = None
+    models: Callable[[Options], Mapping[str, Path]] = no_models
+    asks_models: bool = True
+    prints: Callable[[str], bool] = every_metric

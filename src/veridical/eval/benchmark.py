@@ -63,7 +63,7 @@ class Benchmark:
         statistics: the metrics that are no such formulas.
         groups: parts of the rows that are also scored on their own.
         in_groups: the formulas that say something of a group; all of them if not set.
-        asks: how it asks a model; None where a command of its own gets the judged rows.
+        asks: how it gets answers and judges them; None where only judged rows are looked at.
     """
 
     description: BenchmarkDescription

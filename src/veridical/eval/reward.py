@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -17,20 +18,20 @@ from veridical.eval._reward_pairs import (
     facts_to_tell,
     render_pairs,
 )
-from veridical.eval._reward_scores import BENCHMARK
-from veridical.eval.benchmark import score_rows
-from veridical.eval.scores import print_scores, write_scores
+from veridical.eval._reward_scores import REWARD, by_group, reward_metrics, reward_sums
+from veridical.eval.asks import Asks, GivenAnswers, Row
+from veridical.eval.benchmark import Benchmark
+from veridical.eval.evaluation import USUAL, Evaluation, Subject
+from veridical.eval.judged_pairs import no_questions
+from veridical.eval.run import run_benchmark
 from veridical.models.refused_rows import leave_out_refused
 from veridical.models.rendering import Group
 from veridical.models.reward_model import RewardModel, load_reward_model, score_groups
 from veridical.runtime.errors import UserError
-from veridical.runtime.files import require_file, write_jsonl
-from veridical.runtime.fingerprint import fingerprint
-from veridical.runtime.json_types import JsonObject
+from veridical.runtime.files import require_file
 from veridical.runtime.options import Placement, Reading
 from veridical.runtime.progress import part_of, track
 from veridical.runtime.run_files import SkippedRow
-from veridical.runtime.runs import start_run
 from veridical.scoring.statistics import Estimate
 
 CHUNK = 64
@@ -38,32 +39,13 @@ BY = "builder"
 Result = TypeVar("Result")
 
 
-def eval_reward(
-    model: Path,
-    data: list[Path],
-    out: Path,
-    by: list[str] | None = None,
-    cluster: str | None = None,
-    facts: Told = "own",
-    images: Seen = "own",
-    batch_size: int = 8,
-    share_prefix: bool = True,
-    reading: Reading = Reading(),
-    placement: Placement = Placement(),
-    seed: int = 0,
-) -> dict[str, Estimate]:
-    """Score the pairs in DATA by the reward model MODEL, and say how often it is right.
+@dataclass(frozen=True, kw_only=True)
+class RewardOptions:
+    """Which reward model is scored, on which pairs.
 
-    Writes `rewards.jsonl` (a row a pair), `scores.json` (over all pairs, and of each source;
-    95 % intervals clustered by image), `skipped.jsonl` and `run.json`. Scores: accuracy (a tie is
-    half right), margin (mean difference of the rewards), log_loss, calibration_error (how far
-    confidence is from accuracy, in ten bins), length_correlation (of margin and difference in
-    words), longer_preferred, and what guessing the longer answer would give: longer_chosen.
-
-    Args:
+    Attributes:
         model: the folder `model` or `adapter` of a run of `train reward`.
         data: preference pairs, one or more files; each is a source of its own.
-        out: the folder to write.
         by: keys of the records' `source` that sources are told apart by as well, such as
             `builder` (the default) or `kind`.
         cluster: the key of the records' `source` that tells images apart, such as `image_id`; if
@@ -77,44 +59,113 @@ def eval_reward(
         placement: number format and device of MODEL.
         seed: of `facts other`.
     """
-    for path in data:
+
+    model: Path
+    data: list[Path]
+    by: list[str] | None = None
+    cluster: str | None = None
+    facts: Told = "own"
+    images: Seen = "own"
+    batch_size: int = 8
+    share_prefix: bool = True
+    reading: Reading = Reading()
+    placement: Placement = Placement()
+    seed: int = 0
+
+
+def check_options(options: RewardOptions, evaluation: Evaluation) -> None:
+    """Refuse files that are not there or named twice, before the model is loaded.
+
+    Raises:
+        UserError: names it.
+    """
+    for path in options.data:
         require_file(path, "--data")
-    if len({path.resolve() for path in data}) < len(data):
+    if len({path.resolve() for path in options.data}) < len(options.data):
         raise UserError("--data names a file twice.")
-    options = {
-        "model": model, "data": data, "out": out, "by": by, "cluster": cluster, "facts": facts,
-        "images": images, "batch_size": batch_size, "share_prefix": share_prefix,
-        "reading": reading, "placement": placement, "seed": seed,
-    }  # fmt: skip
-    names = _names(data)
-    inputs = {f"data/{name}": path for name, path in names.items()}
-    with start_run(out, "eval reward", options, inputs, models=[model]) as run:
-        reward_model = load_reward_model(model, placement.dtype, placement.device)
-        merges = reward_model.policy.merges
-        run.note_model("model", str(model), fingerprint(str(model)), merges)
-        rows: list[JsonObject] = []
-        skipped: list[SkippedRow] = []
-        for name, path in names.items():
-            root, most = reading.images_root, reading.max_bad_fraction
-            records = read_records(path, "preference", root, most)
-            # Facts of others are drawn from the whole file, whatever part of it is scored.
-            told = facts_to_tell(records, facts, seed)
-            found = render_pairs(reward_model, records, told, images, reading.limit)
-            rewards, left_out = _rewards(reward_model, found, batch_size, share_prefix)
-            _refuse_many(path, left_out, len(rewards), most)
-            skipped += [*unread_rows(records), *with_origins(records, left_out)]
-            scored = {place: found.kept[place] for place in rewards}
-            about = about_pairs(records, scored, name, by or [BY], cluster)
-            rows += [
-                {**row, **_judged(*both)} for row, both in zip(about, rewards.values(), strict=True)
-            ]
-        scores = score_rows(BENCHMARK, rows)
-        write_jsonl(out / "rewards.jsonl", rows)
-        write_jsonl(out / "skipped.jsonl", skipped)
-        write_scores(out, BENCHMARK, scores)
-        run.finish(pairs=len(rows), skipped=len(skipped))
-    print_scores({name: score for name, score in scores.items() if _is_shown(name)})
-    return scores
+
+
+def score_pairs(options: RewardOptions, evaluation: Evaluation) -> GivenAnswers:
+    """The rewards of every pair, as rows of `rewards.jsonl`.
+
+    Raises:
+        UserError: a file can't be read, or too many of its pairs can't be scored.
+    """
+    placement, reading = options.placement, options.reading
+    reward_model = load_reward_model(options.model, placement.dtype, placement.device)
+    rows: list[Row] = []
+    skipped: list[SkippedRow] = []
+    for name, path in _names(options.data).items():
+        records = read_records(path, "preference", reading.images_root, reading.max_bad_fraction)
+        # Facts of others are drawn from the whole file, whatever part of it is scored.
+        told = facts_to_tell(records, options.facts, options.seed)
+        found = render_pairs(reward_model, records, told, options.images, reading.limit)
+        rewards, left_out = _rewards(reward_model, found, options.batch_size, options.share_prefix)
+        _refuse_many(path, left_out, len(rewards), reading.max_bad_fraction)
+        skipped += [*unread_rows(records), *with_origins(records, left_out)]
+        scored = {place: found.kept[place] for place in rewards}
+        about = about_pairs(records, scored, name, options.by or [BY], options.cluster)
+        rows += [
+            {**row, **_judged(*both)} for row, both in zip(about, rewards.values(), strict=True)
+        ]
+    merges = {"model": reward_model.policy.merges}
+    return GivenAnswers(rows, skipped, {"pairs": len(rows)}, merges)
+
+
+def as_scored(options: RewardOptions, evaluation: Evaluation, rows: Sequence[Row]) -> Sequence[Row]:
+    """The rows as they are: the rewards are the judgment."""
+    return rows
+
+
+def main_or_accuracy(name: str) -> bool:
+    """All scores of all pairs; of each group the accuracy."""
+    return "/" not in name or name.endswith("/accuracy")
+
+
+BENCHMARK = Benchmark(
+    description=REWARD,
+    judged="rewards.jsonl",
+    sums=reward_sums,
+    formulas=reward_metrics(),
+    groups=by_group,
+    same=("data", "id", "words"),
+    facts="pairs",
+    needs=("margin",),
+    asks=Asks(
+        options=RewardOptions,
+        max_new_tokens=0,
+        label="rewards",
+        check=check_options,
+        read=no_questions,
+        match=score_pairs,
+        judge=as_scored,
+        sees_images=False,
+        speaks=False,
+        answers_in_files=lambda options: True,
+        models=lambda options: {"model": options.model},
+        asks_models=False,
+        prints=main_or_accuracy,
+    ),
+)
+
+
+def eval_reward(reward: RewardOptions, out: Path) -> dict[str, Estimate]:
+    """Score the pairs in DATA by the reward model MODEL, and say how often it is right.
+
+    Writes `rewards.jsonl` (a row a pair), `scores.json` (over all pairs, and of each source;
+    95 % intervals clustered by image), `skipped.jsonl` and `run.json`. Scores: accuracy (a tie is
+    half right), margin (mean difference of the rewards), log_loss, calibration_error (how far
+    confidence is from accuracy, in ten bins), length_correlation (of margin and difference in
+    words), longer_preferred, and what guessing the longer answer would give: longer_chosen.
+
+    Args:
+        reward: which model is scored, on which pairs.
+        out: the folder to write.
+
+    Raises:
+        UserError: a file can't be read, or too many of its pairs can't be scored.
+    """
+    return run_benchmark(BENCHMARK, reward, out, Subject(), USUAL)
 
 
 def _judged(chosen: float, rejected: float) -> dict[str, float]:
@@ -181,8 +232,3 @@ def _refuse_many(
             f"{path}: {part_of(len(refused), total, 'pairs')} can't be scored; more than "
             f"--max-bad-fraction {max_bad_fraction:g} allows. {first}"
         )
-
-
-def _is_shown(name: str) -> bool:
-    """All scores of all pairs; of each group the accuracy."""
-    return "/" not in name or name.endswith("/accuracy")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +29,10 @@ from veridical.eval.stored_answers import write_answers
 from veridical.eval.trained_on import warn_of_training_images
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import write_jsonl
+from veridical.runtime.fingerprint import fingerprint
 from veridical.runtime.json_types import JsonObject
 from veridical.runtime.options import by_option
+from veridical.runtime.run_files import SkippedRow
 from veridical.runtime.runs import start_run
 from veridical.runtime.shards import ALL, print_result
 from veridical.scoring.statistics import Estimate
@@ -44,11 +46,13 @@ class AnsweredQuestions:
         rows: as of `answers.jsonl`.
         skipped: what has no answer that can be scored.
         results: counts for `run.json`.
+        merges: as of `GivenAnswers`.
     """
 
     rows: Sequence[Row]
-    skipped: Sequence[SkippedQuestion]
+    skipped: Sequence[SkippedQuestion | SkippedRow]
     results: Mapping[str, int]
+    merges: Mapping[str, Sequence[object]] = field(default_factory=dict)
 
 
 def prepare(
@@ -98,16 +102,8 @@ def prepare(
 
 
 def asks_of(benchmark: Benchmark) -> Asks[Any]:
-    """How a benchmark asks a model.
-
-    Raises:
-        UserError: it is none that asks one.
-    """
-    if benchmark.asks is None:
-        raise UserError(
-            f"{benchmark.name} asks no model that answers; `veridical eval {benchmark.name}` does "
-            "it on its own."
-        )
+    """How a benchmark gets its answers."""
+    assert benchmark.asks is not None, f"{benchmark.name} has no `asks`"
     return benchmark.asks
 
 
@@ -145,10 +141,12 @@ def run_benchmark(
         print_result(judge_cost(asks, options, evaluation).line)
         return {}
     judged_by = grading if asks.grader is not None else None
-    inputs = dict(_inputs(_configuration(options, subject, evaluation, judged_by)))
-    configuration = _configuration(*as_given, evaluation, judged_by)
+    models = asks.models(options)
+    read = _configuration(asks, options, subject, evaluation, judged_by)
+    inputs = dict(_inputs({name: value for name, value in read.items() if name not in models}))
+    configuration = _configuration(asks, *as_given, evaluation, judged_by)
     asked = evaluation.model
-    folders = asked.folders if asked else []
+    folders = asked.folders if asked else [*models.values()]
     with start_run(
         out, f"eval {benchmark.name}", configuration, inputs, any_process=True, models=folders
     ) as run:
@@ -161,6 +159,9 @@ def run_benchmark(
             run.note_model("model", asked.name, asked.fingerprint, asked.merges)
         if answered is None:
             return {}
+        for option, path in models.items():
+            merges = answered.merges.get(option, ())
+            run.note_model(option, str(path), fingerprint(str(path)), merges)
         graded = Graded(answered.rows, {}, {})
         if asks.grader is not None:
             graded = grade(asks.grader, options, evaluation, answered.rows, run)
@@ -168,18 +169,20 @@ def run_benchmark(
         scores = score_rows(benchmark, judged)
         remarks = asks.remark(options, evaluation, answered.rows, judged)
         given = evaluation.model is None
-        write_answers(out, judged if benchmark.judged == ANSWERS else answered.rows, given=given)
+        if benchmark.judged == ANSWERS or asks.speaks:
+            rows = judged if benchmark.judged == ANSWERS else answered.rows
+            write_answers(out, rows, given=given)
         if benchmark.judged != ANSWERS:
             write_jsonl(out / benchmark.judged, judged)
-        for name, rows in remarks.files.items():
-            write_jsonl(out / name, rows)
+        for name, more in remarks.files.items():
+            write_jsonl(out / name, more)
         write_jsonl(out / "skipped.jsonl", answered.skipped)
         about = {**graded.about, **remarks.about, **({"files": published} if published else {})}
         write_scores(out, benchmark, scores, about)
         forget_partial_answers(out)
         counts = {"answers": len(answered.rows), "skipped": len(answered.skipped)}
         run.finish(**counts, **answered.results, **graded.results, **remarks.results)
-    print_scores(scores)
+    print_scores({name: score for name, score in scores.items() if asks.prints(name)})
     for line in (*remarks.lines, *graded.lines):
         print_result(line)
     return scores
@@ -189,15 +192,18 @@ ANSWERS = "answers.jsonl"
 
 
 def _configuration(
-    options: object, subject: Subject, evaluation: Evaluation, grading: Grading | None
+    asks: Asks[Any],
+    options: object,
+    subject: Subject,
+    evaluation: Evaluation,
+    grading: Grading | None,
 ) -> dict[str, object]:
     """Every option by its name on the command line."""
-    groups = {
-        "options": options,
-        "subject": subject.named(),
-        "asking": evaluation.asking,
-        **({"grading": grading} if grading is not None else {}),
-    }
+    groups: dict[str, object] = {"options": options}
+    if asks.asks_models:
+        groups |= {"subject": subject.named(), "asking": evaluation.asking}
+    if grading is not None:
+        groups["grading"] = grading
     return by_option({"out": evaluation.out, **groups})
 
 
@@ -209,7 +215,13 @@ def _inputs(configuration: Mapping[str, object]) -> Iterator[tuple[str, Path]]:
         if isinstance(value, Path):
             yield name, value
         elif isinstance(value, list):
-            yield from ((f"{name}/{path.name}", path) for path in value if isinstance(path, Path))
+            paths = [path for path in value if isinstance(path, Path)]
+            for path in paths:
+                alike = sum(other.name == path.name for other in paths) > 1
+                yield (
+                    f"{name}/{path.parent.name}/{path.name}" if alike else f"{name}/{path.name}",
+                    path,
+                )
 
 
 def _answered(
@@ -218,7 +230,7 @@ def _answered(
     """The answers; None where another shard puts them together."""
     if evaluation.model is None:
         given = asks.match(options, evaluation)
-        return AnsweredQuestions(given.rows, given.skipped, given.results)
+        return AnsweredQuestions(given.rows, given.skipped, given.results, given.merges)
     questions = asks.read(options, evaluation)
     most, before = evaluation.subject.max_bad_fraction, list(questions.skipped)
     units = {item.named for item in questions.items}

@@ -225,6 +225,11 @@ def _chosen(
     """The benchmarks with their options and images, each once, in the order of the table."""
     wanted = wanted_names(names)
     found = {name: find_benchmark(name) for name in sorted(wanted)}
+    for name, one in found.items():
+        if not asks_of(one).asks_models:
+            raise UserError(
+                f"{name} asks no model that answers; `veridical eval {name}` does it on its own."
+            )
     given = by_benchmark(options)
     for name in given:
         if name not in found:
@@ -232,11 +237,7 @@ def _chosen(
                 f"--options {name} is of no benchmark that is run here: {', '.join(found)}."
             )
     chosen = [found[name] for name in BENCHMARKS if name in found]
-    missing = {
-        one.name: _missing(one, {**common, **given.get(one.name, {})})
-        for one in chosen
-        if one.asks is not None
-    }
+    missing = {one.name: _missing(one, {**common, **given.get(one.name, {})}) for one in chosen}
     lacking = [f"{name}.{option}=..." for name, own in missing.items() for option in own]
     if lacking:
         shared = sorted({option for own in missing.values() for option in own} & common.keys())
