@@ -1,4 +1,4 @@
-"""How often a reward model is right on pairs that it was not trained on, and what it goes by."""
+"""Score a reward model on pairs that it was not trained on: accuracy, calibration, length bias."""
 
 from __future__ import annotations
 
@@ -52,12 +52,13 @@ class RewardOptions:
             not set, the pictures do, or the prompts where there are none.
         facts: which facts a model that reads them is told: the record's `own`, `none`, or those
             of some `other` record with other images, drawn by seed.
-        images: `own`, or plain `gray` ones: what is right then, the words alone have told.
+        images: `own`, or plain `gray` ones in their place; what accuracy remains comes from the
+            words alone.
         batch_size: pairs at once.
         share_prefix: encode image and prompt once per pair, where the model allows it.
         reading: how DATA is read.
         placement: number format and device of MODEL.
-        seed: of `facts other`.
+        seed: draws the facts of `facts other`.
     """
 
     model: Path

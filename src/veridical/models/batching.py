@@ -8,7 +8,7 @@ Two ways to lay out one prompt with k responses, one type for both:
   attention mask keeps the responses from seeing each other and whose positions restart at the
   prompt's end. The image is preprocessed and encoded once.
 
-Whoever reads a batch needs not know which it is: it says where each response token is predicted.
+Code that reads a batch need not know which it is: the batch says where each token is predicted.
 """
 
 from __future__ import annotations

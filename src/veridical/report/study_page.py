@@ -120,8 +120,8 @@ class StudyPage:
         arms: all, the base arm first.
         primary: how the primary metric is shown.
         benchmark: what the primary metric is of, as people write it.
-        difference: that the study is to see.
-        power: the chance that it is to see it with.
+        difference: that the study aims to detect.
+        power: the probability of detecting it.
         effects: in the primary metric, of all arms.
         others: in the other metrics.
         from_start: headline metrics against the model that all arms start from.
@@ -240,8 +240,8 @@ def _lead(page: StudyPage) -> list[str]:
         over = " to ".join(dict.fromkeys([str(seeds[0]), str(seeds[-1])]))
         lines.append(
             f"Differences are paired, over {over} {'seed' if seeds[-1] == 1 else 'seeds'} and "
-            f"{images[-1]:,} images, with 95 % intervals. A conclusion takes p below 0.05 after "
-            "Holm's correction for all comparisons of the primary metric."
+            f"{images[-1]:,} images, with 95 % intervals. An arm is called better or worse only "
+            "if p is below 0.05 after Holm's correction for all comparisons of the primary metric."
         )
     return lines
 
@@ -294,8 +294,8 @@ def power_lines(page: StudyPage) -> list[str]:
     aim = f"{factor * page.difference:g} {name}"
     if not known:
         return [
-            f"The study is to see a difference of {aim} with a chance of {page.power:.0%}. One "
-            "seed says nothing of what another would give; run two or more for this section."
+            f"The study aims to detect a difference of {aim} with {page.power:.0%} power. One seed "
+            "can't show how much seeds vary: run two or more to fill this section."
         ]
     lines = []
     for effect in known:
@@ -304,14 +304,15 @@ def power_lines(page: StudyPage) -> list[str]:
         enough = effect.detectable <= page.difference
         word = "enough" if enough else "not enough"
         lines.append(
-            f"{effect.arm} against {effect.baseline}: a difference of {reach} is seen with a "
-            f"chance of {page.power:.0%}; {word} for {aim}."
+            f"{effect.arm} against {effect.baseline}: a difference of {reach} is detected with "
+            f"{page.power:.0%} power; {word} for {aim}."
         )
     lines.append(
-        f"“No such effect” means that the interval lies within {aim} of 0; “not decided”, that it "
-        "reaches beyond, and p is not below 0.05 after Holm's correction for all comparisons. The "
-        "interval is of one comparison alone, so it may still exclude 0. The differences above "
-        "are for the smallest p of all comparisons, which Holm's correction multiplies most."
+        f"“No such effect” means that the interval lies within {aim} of 0. “Not decided” means "
+        "that it reaches further, and p is not below 0.05 after Holm's correction for all "
+        "comparisons. The interval is not corrected, so it may still exclude 0. The detectable "
+        "differences above are for the strictest level of that correction, which the smallest p "
+        "has to pass: 0.05 divided by the number of comparisons."
     )
     return lines
 

@@ -179,7 +179,7 @@ def concluded(effects: Sequence[Effect], difference: float | None) -> list[Effec
 
     Args:
         effects: of one family.
-        difference: that the study is to see; None where it was not planned to.
+        difference: that the study aims to detect; None where none was planned.
     """
     names = {f"{n}": effect.p for n, effect in enumerate(effects)}
     corrected = holm(names)

@@ -82,7 +82,7 @@ class Outcome:
     Attributes:
         evaluations: the steps whose scores are compared.
         metric: the primary one, as "benchmark/metric".
-        difference: in the primary metric that the study is to see.
+        difference: in the primary metric that the study aims to detect.
         power: the chance of seeing it that is aimed at.
         start: the evaluation of the model that all arms start from; "" for none.
         against: arms that all others are compared with; the base arm if not set.
