@@ -11,6 +11,7 @@ from veridical.data.prompts import Prompt
 from veridical.eval.evaluation import Evaluation
 from veridical.eval.grading import Grader
 from veridical.eval.hub_files import HubSet
+from veridical.runtime.errors import UserError
 from veridical.runtime.run_files import SkippedRow
 
 Row: TypeAlias = Mapping[str, Any]
@@ -90,6 +91,17 @@ class Remarks:
 
 def nothing_to_check(options: object, evaluation: Evaluation) -> None:
     """The check of a benchmark any of whose options go together."""
+
+
+def no_given_answers(options: object, evaluation: Evaluation) -> GivenAnswers:
+    """Refuse answers made elsewhere, of a benchmark that reads log-probabilities.
+
+    Raises:
+        UserError: always.
+    """
+    raise UserError(
+        "This benchmark reads log-probabilities, so it needs a model. Leave --answers out."
+    )
 
 
 def nothing_more(

@@ -17,7 +17,14 @@ from typing import TYPE_CHECKING, Any
 from veridical.data.messages import Message, count_images, text_of
 from veridical.data.prompts import Prompt
 from veridical.eval.answer_logps import answer_logps
-from veridical.eval.asks import AskedItem, Asks, GivenAnswers, Questions, Remarks, Row
+from veridical.eval.asks import (
+    AskedItem,
+    Asks,
+    Questions,
+    Remarks,
+    Row,
+    no_given_answers,
+)
 from veridical.eval.benchmark import Benchmark, Rows
 from veridical.eval.evaluation import USUAL, Asking, Evaluation, Subject
 from veridical.eval.run import run_benchmark
@@ -117,15 +124,6 @@ def _item(pair: HeldOutPair) -> AskedItem:
         "rejected": text_of(pair.rejected),
     }
     return AskedItem(pair.prompt, row, (pair.prompt.id, "prompt"))
-
-
-def no_answers_from_elsewhere(options: LabelFreeOptions, evaluation: Evaluation) -> GivenAnswers:
-    """Refuse answers made elsewhere.
-
-    Raises:
-        UserError: always.
-    """
-    raise UserError("The label-free check reads log-probabilities, so it needs a model: --model.")
 
 
 def measure(
@@ -319,7 +317,7 @@ BENCHMARK = Benchmark(
         label="own answers",
         check=check_options,
         read=read_questions,
-        match=no_answers_from_elsewhere,
+        match=no_given_answers,
         judge=judge_rows,
         measure=measure,
         remark=remark,

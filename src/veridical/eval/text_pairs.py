@@ -15,7 +15,7 @@ from veridical.data.messages import assistant_message, user_message
 from veridical.data.prompts import Prompt
 from veridical.eval.answer_logps import answer_logps
 from veridical.eval.answers import read_json_rows
-from veridical.eval.asks import Asks, GivenAnswers, Row
+from veridical.eval.asks import Asks, Row, no_given_answers
 from veridical.eval.benchmark import Benchmark, Rows
 from veridical.eval.evaluation import USUAL, Asking, Evaluation, Subject
 from veridical.eval.published import PublishedQuestion, ask_all, check_files, text_fields
@@ -67,15 +67,6 @@ def read_text_pairs(path: Path) -> list[PublishedQuestion]:
     if not found:
         raise UserError(f"{path} has no pairs.")
     return list(found.values())
-
-
-def no_answers_from_elsewhere(options: TextPairsOptions, evaluation: Evaluation) -> GivenAnswers:
-    """Refuse answers made elsewhere.
-
-    Raises:
-        UserError: always.
-    """
-    raise UserError("text_pairs reads log-probabilities, so it needs a model. Leave --answers out.")
 
 
 def measure(
@@ -169,7 +160,7 @@ BENCHMARK = Benchmark(
         label="texts",
         check=check_files,
         read=ask_all,
-        match=no_answers_from_elsewhere,
+        match=no_given_answers,
         judge=judge_rows,
         measure=measure,
         sees_images=False,

@@ -13,6 +13,7 @@ from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_text
 from veridical.runtime.yaml_text import read_yaml
 from veridical.study.plan import OptionValue, Step, step_of
+from veridical.study.shipped import find_file, shipped_names
 
 FOLDER = Path(__file__).parent / "recipes"
 DEFAULTS = FOLDER / "embedded" / "defaults.yaml"
@@ -81,7 +82,7 @@ Defaults = Mapping[str, Mapping[str, OptionValue]]
 
 def recipe_names() -> list[str]:
     """The recipes in the package."""
-    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
+    return shipped_names(FOLDER)
 
 
 def find_recipe(name: str) -> Recipe:
@@ -90,13 +91,7 @@ def find_recipe(name: str) -> Recipe:
     Raises:
         UserError: there is none of that name, or the file is no recipe.
     """
-    path = Path(name) if name.endswith((".yaml", ".yml")) else FOLDER / f"{name}.yaml"
-    if not path.is_file():
-        raise UserError(
-            f"--recipe {name}: there is no such recipe. There is: {', '.join(recipe_names())}; or "
-            "name a YAML file of your own."
-        )
-    return read_recipe(path)
+    return read_recipe(find_file(name, FOLDER, "recipe", "--recipe "))
 
 
 def read_recipe(path: Path) -> Recipe:

@@ -16,6 +16,7 @@ from veridical.study.commands import path_options
 from veridical.study.metrics import check_metric, require_direction
 from veridical.study.plan import NAME, OUTPUTS, OptionValue
 from veridical.study.recipe import Defaults, embedded_defaults
+from veridical.study.shipped import find_file, shipped_names
 
 FOLDER = Path(__file__).parent / "studies"
 FIELDS = ("question", "values", "defaults", "seeds", "base", "factors", "arms", "steps", "tuning",
@@ -135,7 +136,7 @@ class Study:
 
 def study_names() -> list[str]:
     """The studies in the package."""
-    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
+    return shipped_names(FOLDER)
 
 
 def find_study(name: str) -> Study:
@@ -144,13 +145,7 @@ def find_study(name: str) -> Study:
     Raises:
         UserError: there is none of that name, or the file is no study.
     """
-    path = Path(name) if name.endswith((".yaml", ".yml")) else FOLDER / f"{name}.yaml"
-    if not path.is_file():
-        raise UserError(
-            f"{name}: there is no such study. There is: {', '.join(study_names())}; or name a "
-            "YAML file of your own."
-        )
-    return read_study(path)
+    return read_study(find_file(name, FOLDER, "study"))
 
 
 def read_study(path: Path) -> Study:
