@@ -130,11 +130,8 @@ def build_corrupt(
     with start_run(out, "build corrupt", options, inputs, any_process=True, models=folders) as run:
         records = read(data, kind, reading)
         answers = read_answers(records.rows, kind)
-        whole: dict[str, object] = {
-            "kind": kind,
-            "seed": seed,
-            "data": run.record["inputs"]["data"]["sha256"],
-        }
+        whole: dict[str, object] = {"kind": kind, "seed": seed}
+        whole["data"] = run.record["inputs"]["data"]["sha256"]
         if asked is None:
             truth = _truth(answers, files, co_occurrence)
             weights = _weights(answers, rules, truth)

@@ -18,7 +18,7 @@ from veridical.eval.answers import (
     without_answers,
 )
 from veridical.eval.asked_model import AskedModel
-from veridical.eval.asks import AskedItem, Asks, Questions, Row, SkippedQuestion
+from veridical.eval.asks import AskedItem, Asks, Questions, Remarks, Row, SkippedQuestion
 from veridical.eval.benchmark import Benchmark, score_rows
 from veridical.eval.evaluation import Asking, Evaluation, Subject, open_model
 from veridical.eval.grading import NOBODY, Graded, Grading, check_grading, grade
@@ -168,15 +168,7 @@ def run_benchmark(
         judged = asks.judge(options, evaluation, graded.rows)
         scores = score_rows(benchmark, judged)
         remarks = asks.remark(options, evaluation, answered.rows, judged)
-        given = evaluation.model is None
-        if benchmark.judged == ANSWERS or asks.speaks:
-            rows = judged if benchmark.judged == ANSWERS else answered.rows
-            write_answers(out, rows, given=given)
-        if benchmark.judged != ANSWERS:
-            write_jsonl(out / benchmark.judged, judged)
-        for name, more in remarks.files.items():
-            write_jsonl(out / name, more)
-        write_jsonl(out / "skipped.jsonl", answered.skipped)
+        _write_rows(benchmark, evaluation, answered, judged, remarks)
         about = {**graded.about, **remarks.about, **({"files": published} if published else {})}
         write_scores(out, benchmark, scores, about)
         forget_partial_answers(out)
@@ -189,6 +181,26 @@ def run_benchmark(
 
 
 ANSWERS = "answers.jsonl"
+
+
+def _write_rows(
+    benchmark: Benchmark,
+    evaluation: Evaluation,
+    answered: AnsweredQuestions,
+    judged: Sequence[Row],
+    remarks: Remarks,
+) -> None:
+    """Write the answers, the judged rows, and what was skipped."""
+    out, given = evaluation.out, evaluation.model is None
+    if benchmark.judged == ANSWERS:
+        write_answers(out, judged, given=given)
+    else:
+        if asks_of(benchmark).speaks:
+            write_answers(out, answered.rows, given=given)
+        write_jsonl(out / benchmark.judged, judged)
+    for name, rows in remarks.files.items():
+        write_jsonl(out / name, rows)
+    write_jsonl(out / "skipped.jsonl", answered.skipped)
 
 
 def _configuration(

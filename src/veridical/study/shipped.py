@@ -26,9 +26,9 @@ def find_file(name: str, folder: Path, what: str, option: str = "") -> Path:
     """
     path = Path(name) if name.endswith((".yaml", ".yml")) else folder / f"{name}.yaml"
     if not path.is_file():
-        known = ", ".join(shipped_names(folder))
+        names = ", ".join(shipped_names(folder))
         raise UserError(
-            f"{option}{name}: there is no such {what}. There is: {known}; or name a YAML file of your "
-            "own."
+            f"{option}{name}: there is no such {what}. There is: {names}; or name a YAML file of "
+            "your own."
         )
     return path
