@@ -13,6 +13,7 @@ from veridical import report
 from veridical.eval import compare
 from veridical.eval.benchmark import Benchmark, Statistic, differences, find_benchmark, score_rows
 from veridical.eval.benchmarks import BENCHMARKS
+from veridical.eval.run import inputs_of
 from veridical.eval.scores import described, read_scores, write_scores
 from veridical.runtime.descriptions import (
     BenchmarkDescription,
@@ -74,6 +75,15 @@ def test_scores_say_whose_they_are(tmp_path: Path) -> None:
 def test_an_unknown_benchmark_is_refused() -> None:
     with pytest.raises(UserError, match=r"no benchmark 'mme'; there is: chair, pope"):
         find_benchmark("mme")
+
+
+def test_files_of_one_name_are_both_recorded() -> None:
+    """Of two files `held_out.jsonl` in two folders each is an input of its own."""
+    files = [Path("a/held_out.jsonl"), Path("b/held_out.jsonl"), Path("c.jsonl")]
+    assert dict(inputs_of({"data": files, "out": Path("d")})) == {
+        "data/a/held_out.jsonl": files[0], "data/b/held_out.jsonl": files[1],
+        "data/c.jsonl": files[2],
+    }  # fmt: skip
 
 
 def test_groups_and_other_statistics_are_scored_like_the_rest() -> None:

@@ -143,7 +143,7 @@ def run_benchmark(
     judged_by = grading if asks.grader is not None else None
     models = asks.models(options)
     read = _configuration(asks, options, subject, evaluation, judged_by)
-    inputs = dict(_inputs({name: value for name, value in read.items() if name not in models}))
+    inputs = dict(inputs_of({name: value for name, value in read.items() if name not in models}))
     configuration = _configuration(asks, *as_given, evaluation, judged_by)
     asked = evaluation.model
     folders = asked.folders if asked else [*models.values()]
@@ -219,7 +219,7 @@ def _configuration(
     return by_option({"out": evaluation.out, **groups})
 
 
-def _inputs(configuration: Mapping[str, object]) -> Iterator[tuple[str, Path]]:
+def inputs_of(configuration: Mapping[str, object]) -> Iterator[tuple[str, Path]]:
     """The files and folders that options name, by the options' names."""
     for name, value in configuration.items():
         if name == "out":

@@ -400,6 +400,8 @@ def test_hsa_dpo_severity_is_a_rating_and_the_number_names_the_image() -> None:
     assert "ratings" not in weighed
     rules = Rules(severity="drop")
     assert "ratings" not in only(imported("hsa-dpo", FIRST["hsa-dpo"], rules=rules))
+    odd = FIRST["hsa-dpo"] | {"ratings": 4}
+    assert reasons(imported("hsa-dpo", odd)) == ["ratings: must be a list"]
 
 
 def source_of(record: Row) -> Row:
