@@ -28,7 +28,8 @@ from veridical.judges.endpoint import Endpoint, EndpointSettings, Wording, endpo
 from veridical.judges.prompted import JudgeQuestion
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_json, read_jsonl, write_json, write_jsonl
-from veridical.sampling.engines.client import Client, is_local_address
+from veridical.sampling.engines.address import is_local_address
+from veridical.sampling.engines.client import Client
 from veridical.sampling.engines.replies import Completion
 
 KEY = "sk-a-secret-of-ours"

@@ -11,7 +11,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from veridical.builders import compose
+from veridical.builders.composing import rows
 from veridical.builders.composing.recipe import Amounts, quotas, set_names, swapped_ids
 from veridical.cli import main
 from veridical.data.records import read_records, text_of
@@ -282,7 +282,7 @@ MADE = ("pairs.parquet", "recipe.yaml", "summary.json", "skipped.jsonl")
 
 def interrupted_at(call: int, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Have the making of rows interrupted once; the list counts its calls."""
-    row, calls = compose._row, list[int]()
+    row, calls = rows._row, list[int]()
 
     def killed(*given: Any) -> Any:
         calls.append(1)
@@ -290,7 +290,7 @@ def interrupted_at(call: int, monkeypatch: pytest.MonkeyPatch) -> list[int]:
             raise KeyboardInterrupt
         return row(*given)
 
-    monkeypatch.setattr(compose, "_row", killed)
+    monkeypatch.setattr(rows, "_row", killed)
     return calls
 
 

@@ -18,7 +18,8 @@ from PIL import Image
 from veridical.checks import before_training, controls, prefix_sharing, probes, proving
 from veridical.checks.prefix_sharing import Sharing, sharing, sharing_of_all
 from veridical.checks.probes import kept_features_refusal, masking_refusal
-from veridical.checks.proofs import Layout, Proof, print_proofs
+from veridical.checks.proof_texts import print_proofs
+from veridical.checks.proofs import Layout, Proof
 from veridical.checks.proving import noise_floor, prove
 from veridical.checks.starts import prove_declared_reference, prove_start
 from veridical.data.prompts import Prompt

@@ -9,8 +9,9 @@ from collections.abc import Callable, Sequence
 import pytest
 import torch
 
-from veridical.checks import proofs
-from veridical.checks.proofs import Proof, require
+from veridical.checks import proof_texts
+from veridical.checks.proof_texts import require
+from veridical.checks.proofs import Proof, prove_placeholders
 from veridical.checks.proving import noise_floor, prove
 from veridical.checks.starts import prove_start
 from veridical.models.batching import Batch, collate, row_batch, shared_batch
@@ -53,7 +54,7 @@ def test_cut_away_image_tokens(policy: Policy, groups: list[Group]) -> None:
             row[(row == image).nonzero()[:5, 0]] = policy.processor.tokenizer.unk_token_id
         return batch
 
-    placeholders = proofs.prove_placeholders(policy, lay_out(policy, groups[:3]))
+    placeholders = prove_placeholders(policy, lay_out(policy, groups[:3]))
     assert not placeholders.passed
     assert placeholders.value == 5
     with pytest.raises(UserError, match="max-length"):
@@ -138,9 +139,9 @@ def test_a_loss_that_is_not_the_known_one(policy: Policy, groups: list[Group]) -
 
 def test_the_words_name_the_side_of_the_limit() -> None:
     small = Proof("path_parity", True, True, 4e-6, 1.3e-4, "nats", "")
-    assert proofs.verdict(small) == "holds: 4e-06 nats, has to be at most 0.00013"
+    assert proof_texts.verdict(small) == "holds: 4e-06 nats, has to be at most 0.00013"
     large = Proof("image_matters", True, True, 61.0, 1.3e-4, "nats", "")
-    assert proofs.verdict(large) == "holds: 61 nats, has to be above 0.00013"
+    assert proof_texts.verdict(large) == "holds: 61 nats, has to be above 0.00013"
     with pytest.raises(UserError, match=r"fails: 0 nats, has to be above 0\.00013"):
         require([dataclasses.replace(large, passed=False, value=0.0)])
 

@@ -7,12 +7,11 @@ section 5.3) and the label noise of Li et al. (2024, Table 5).
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import yaml
 
@@ -31,11 +30,10 @@ from veridical.builders.composing.recipe import (
     source_of,
     swapped_ids,
 )
+from veridical.builders.composing.rows import row_maker, row_name
 from veridical.builders.join import difference, further_answers, with_row_images
-from veridical.data.messages import text_of
 from veridical.data.origins import image_paths, unread_rows, with_origins
 from veridical.data.reading import read
-from veridical.data.record_types import NewRow
 from veridical.data.records import RecordSet
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import check_file, require_file, write_jsonl, write_text_atomic
@@ -128,7 +126,7 @@ def build_compose(
         parts = RowParts(out / "parts", {"recipe": recipe}, "preference")
         files = [image_paths(one.rows) for one in records]
         if not build_set(
-            parts, path, choice.taken, _row_maker(records, other, names, seed),
+            parts, path, choice.taken, row_maker(records, other, names, seed),
             lambda one: files[one.set](one.index), "pairs", part,
         ):  # fmt: skip
             return
@@ -281,7 +279,7 @@ def _swapped(
     Raises:
         UserError: a pair to swap has an answer or an image for its rejected branch alone.
     """
-    ids = {(row.set, row.id): _name(row, names) for row in taken}
+    ids = {(row.set, row.id): row_name(row, names) for row in taken}
     swap = swapped_ids(list(ids.values()), share, seed)
     ordered = sorted(taken, key=lambda row: (key(seed, "order", ids[row.set, row.id]), row.set))
     final = [dataclasses.replace(row, swap=ids[row.set, row.id] in swap) for row in ordered]
@@ -301,10 +299,6 @@ def _swapped(
     return final
 
 
-def _name(row: Candidate, names: Sequence[str]) -> str:
-    return row.id if len(names) == 1 else f"{names[row.set]}/{row.id}"
-
-
 def _write_skipped(out: Path, records: Sequence[RecordSet], choice: Composition) -> int:
     skipped = [
         row
@@ -319,72 +313,6 @@ def _write_skipped(out: Path, records: Sequence[RecordSet], choice: Composition)
         told = counted(len(skipped), "pairs")
         print(f"{told} can't be taken; {out / 'skipped.jsonl'} says why.")
     return len(skipped)
-
-
-def _row_maker(
-    records: Sequence[RecordSet],
-    other: RecordSet | None,
-    names: Sequence[str],
-    seed: int,
-) -> Callable[[Sequence[Candidate]], Iterator[NewRow]]:
-    """What makes rows of pairs that were taken."""
-    # In Arrow's form images are the bytes of their files, not decoded and packed again.
-    raw = [one.rows.with_format("arrow") for one in records]
-    theirs = other.rows.remove_columns(["images"]).with_format("arrow") if other else None
-
-    def rows(taken: Sequence[Candidate]) -> Iterator[NewRow]:
-        for one in taken:
-            row = raw[one.set][one.index].to_pylist()[0]
-            partner = None
-            if theirs is not None and one.partner is not None:
-                partner = theirs[one.partner].to_pylist()[0]
-            yield cast(NewRow, _row(one, row, partner, names, seed))
-
-    return rows
-
-
-def _row(
-    one: Candidate,
-    row: dict[str, Any],
-    partner: Mapping[str, Any] | None,
-    names: Sequence[str],
-    seed: int,
-) -> dict[str, Any]:
-    """A row of the result, of the pair's own row and of the one its rejected answer is from."""
-    source: dict[str, object] = {"builder": "compose", "set": names[one.set], **one.factors,
-                              "swapped": one.swap, "seed": seed}  # fmt: skip
-    if one.swap:
-        who = {"chosen_by": source.pop("rejected_by", None),
-               "rejected_by": source.pop("chosen_by", None)}  # fmt: skip
-        source |= {name: author for name, author in who.items() if author is not None}
-    if row.get("source"):
-        source["from"] = row["source"]
-    if partner is not None:
-        row |= {"rejected": partner["rejected"], "more_rejected": None, "rejected_images": None,
-                "ratings": _of_chosen(row.get("ratings")),
-                "span_weights": _of_chosen(row.get("span_weights"))}  # fmt: skip
-        prefix = row.get("answer_prefix")
-        if prefix and not text_of(row["rejected"]).lstrip().startswith(prefix):
-            row["answer_prefix"] = None  # two answers that have no beginning in common
-        source["rejected_from"] = partner.get("source")
-    if one.swap:
-        row |= {"chosen": row["rejected"], "rejected": row["chosen"],
-                "ratings": _exchanged(row.get("ratings")),
-                "span_weights": _exchanged(row.get("span_weights"))}  # fmt: skip
-    return row | {"id": _name(one, names), "source": json.dumps(source, ensure_ascii=False)}
-
-
-def _of_chosen(parts: Sequence[Mapping[str, object]] | None) -> list[Mapping[str, object]] | None:
-    """Of ratings or weights, those of the chosen answer."""
-    return [one for one in parts or () if one["answer"] == "chosen"] or None
-
-
-def _exchanged(parts: Sequence[Mapping[str, Any]] | None) -> list[dict[str, object]] | None:
-    """Ratings or weights once the two answers have changed places."""
-    other = {"chosen": "rejected", "rejected": "chosen"}
-    return [
-        {**one, "answer": other.get(one["answer"], one["answer"])} for one in parts or ()
-    ] or None
 
 
 def _recipe(given: Mapping[str, object], hashes: Sequence[str]) -> str:

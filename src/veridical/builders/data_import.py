@@ -24,7 +24,7 @@ from veridical.data.importers.recognize import AUTO, FIRST_ROWS, find_set
 from veridical.data.importers.rules import Rules
 from veridical.data.importers.sources import open_source
 from veridical.data.record_checks import Ids
-from veridical.data.record_files import embedded, write_jsonl_records
+from veridical.data.record_output import embedded, write_jsonl_records
 from veridical.data.record_types import IMAGE_FIELDS, CheckedRow
 from veridical.data.records import Kind
 from veridical.runtime.errors import UserError

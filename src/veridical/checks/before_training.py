@@ -6,7 +6,8 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-from veridical.checks.proofs import Proof, print_proofs, require
+from veridical.checks.proof_texts import print_proofs, require
+from veridical.checks.proofs import Proof
 from veridical.checks.proving import prove
 from veridical.models.batching import Batch, collate
 from veridical.models.measures import MeasureOf, logps_measure

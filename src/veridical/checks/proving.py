@@ -16,11 +16,11 @@ from veridical.checks.controls import (
     with_gray_images,
     with_images_turned,
 )
+from veridical.checks.proof_texts import figures
 from veridical.checks.proofs import (
     Layout,
     Proof,
     ProofName,
-    figures,
     prove_batch_invariance,
     prove_image_matters,
     prove_path_parity,

@@ -19,7 +19,7 @@ from veridical.data.object_lists import match_image_ids, name_objects, read_obje
 from veridical.data.text.thoughts import answer_of
 from veridical.eval.answers import raw_answer_rows, read_answer_rows
 from veridical.eval.asks import Asks, GivenAnswers, Questions, Remarks, Row
-from veridical.eval.benchmark import Benchmark, Rows
+from veridical.eval.benchmark import Benchmark
 from veridical.eval.embedded_images import write_embedded
 from veridical.eval.english import (
     LEMMA_DATA,
@@ -31,6 +31,7 @@ from veridical.eval.english import (
 from veridical.eval.evaluation import USUAL, Asking, Evaluation, Subject
 from veridical.eval.grading import NOBODY, Asked, Grader, Grading, filled, judge_words
 from veridical.eval.halbench_files import HalbenchRow, objects_of, read_coco, read_rows
+from veridical.eval.halbench_scores import OBJECT_HALBENCH, halbench_sums
 from veridical.eval.published import (
     PublishedQuestion,
     all_have,
@@ -40,7 +41,6 @@ from veridical.eval.published import (
 )
 from veridical.eval.run import run_benchmark
 from veridical.judges.prompts import UnreadableError
-from veridical.runtime.descriptions import BenchmarkDescription, MetricDescription
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_text
 from veridical.runtime.json_types import JsonObject
@@ -55,7 +55,7 @@ from veridical.scoring.halbench_rules import (
     tables_of,
     words_named,
 )
-from veridical.scoring.statistics import ClusterSums, Estimate, Metric, Ratio, sum_by_cluster
+from veridical.scoring.statistics import Estimate, Metric, Ratio
 
 WHO = "Object HalBench's official rule"
 SHOWN = ("question", "answer")
@@ -288,71 +288,6 @@ def remark(
             about["tagger"] = pipeline_version(*options.pipeline)
     return Remarks(about, lines=[f"Rule: {options.rule}."])
 
-
-def halbench_sums(rows: Rows) -> ClusterSums:
-    """Counts of judged rows, added up by image."""
-    return sum_by_cluster((row["image_id"], _counts(row)) for row in rows)
-
-
-def _counts(row: Row) -> dict[str, float]:
-    named = row["named"]
-    read = named is not None
-    wrong = row["hallucinated"]
-    truth = set(row["expected"])
-    return {
-        "rows": 1.0,
-        "unread": float(not read),
-        "words": float(row["words"]),
-        "answers": float(read),
-        "with_objects": float(bool(named)),
-        "without_objects": float(read and not named),
-        "wrong": float(bool(wrong)),
-        "named": float(len(named or [])),
-        "hallucinated": float(len(wrong)),
-        "recalled": float(len({name for _, name in named or []} & truth)),
-        "objects": float(len(truth) if read else 0),
-    }
-
-
-OBJECT_HALBENCH = BenchmarkDescription(
-    name="object_halbench",
-    title="Object HalBench",
-    done="Images were described",
-    headline="response_hall",
-    meaning="the share of descriptions with an object that is not in the picture",
-    asked="descriptions of",
-    metrics=(
-        MetricDescription(
-            "response_hall", "Descriptions with a hallucination",
-            "Object HalBench, of those that name an object", better="lower", shown="top",
-        ),
-        MetricDescription(
-            "object_hall", "Hallucinated objects", "Object HalBench, of all objects named",
-            better="lower", shown="table",
-        ),
-        MetricDescription(
-            "chair_s", "Descriptions with a hallucination", "Object HalBench, of all",
-            better="lower",
-        ),
-        MetricDescription(
-            "recall", "Objects found", "Object HalBench, of all objects shown", better="higher",
-            shown="table",
-        ),
-        MetricDescription(
-            "mean_length", "Length of the descriptions", "Object HalBench, mean, in words",
-            unit="words",
-        ),
-        MetricDescription(
-            "without_objects", "Descriptions without an object", "Object HalBench", better="lower",
-            caution="Such a description names nothing wrong, and response_hall leaves it out.",
-        ),
-        MetricDescription(
-            "unread", "Descriptions whose judge could not be read", "Object HalBench",
-            better="lower", caution="Such descriptions count in no score.",
-        ),
-    ),
-)  # fmt: skip
-"""What Object HalBench is called, and how its metrics are shown."""
 
 BENCHMARK = Benchmark(
     description=OBJECT_HALBENCH,

@@ -17,7 +17,7 @@ from veridical.judges.ledger import Ledger, Limits
 from veridical.judges.prompted import JudgeQuestion, JudgeReply, reply_of
 from veridical.runtime.cache import Cache, digest, open_cache
 from veridical.runtime.errors import UserError
-from veridical.sampling.engines.client import FailedError, StoppedError
+from veridical.sampling.engines.address import FailedError, StoppedError
 from veridical.sampling.engines.replies import Completion
 from veridical.sampling.engines.server import (
     CUT_OFF,

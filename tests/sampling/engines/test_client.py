@@ -27,14 +27,9 @@ from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_json, write_jsonl
 from veridical.sampling import Request
 from veridical.sampling.engines import client as client_module
+from veridical.sampling.engines.address import FailedError, StoppedError, proxy_of, retry_after
 from veridical.sampling.engines.chat import Refusal, Server
-from veridical.sampling.engines.client import (
-    Client,
-    FailedError,
-    StoppedError,
-    proxy_of,
-    retry_after,
-)
+from veridical.sampling.engines.client import Client
 from veridical.sampling.engines.replies import (
     MalformedError,
     encodable,

@@ -13,7 +13,8 @@ from typing import Any, Literal, cast
 import pyarrow as pa
 from PIL import Image
 
-from veridical.data.record_files import bytes_in, write_parquet_records
+from veridical.data.record_files import bytes_in
+from veridical.data.record_output import write_parquet_records
 from veridical.data.record_types import CheckedRow
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import write_texts_atomic, writing

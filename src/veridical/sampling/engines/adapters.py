@@ -28,7 +28,7 @@ from veridical.runtime.errors import UserError
 from veridical.runtime.files import writing
 from veridical.runtime.randomness import generator
 from veridical.sampling.choice import never_sampled
-from veridical.sampling.engines.client import FailedError
+from veridical.sampling.engines.address import FailedError
 from veridical.sampling.engines.recomputing import recomputed
 from veridical.sampling.engines.replies import Completion
 from veridical.sampling.engines.server import (

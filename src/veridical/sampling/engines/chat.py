@@ -9,7 +9,7 @@ from veridical.data.responses import Response
 from veridical.data.text.thoughts import answer_of
 from veridical.runtime.errors import UserError
 from veridical.runtime.randomness import generator
-from veridical.sampling.engines.client import FailedError, StoppedError
+from veridical.sampling.engines.address import FailedError, StoppedError
 from veridical.sampling.engines.server import (
     CUT_OFF,
     ServerSettings,

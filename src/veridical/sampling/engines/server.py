@@ -20,7 +20,8 @@ from urllib.parse import urlsplit
 from veridical.data.images import load_image
 from veridical.data.messages import Message
 from veridical.runtime.errors import UserError
-from veridical.sampling.engines.client import Address, Client, is_local_address
+from veridical.sampling.engines.address import Address, is_local_address
+from veridical.sampling.engines.client import Client
 
 OPENAI = "https://api.openai.com/v1"
 PNG_LIMIT = 1_000_000

@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from veridical.checks.proofs import Proof, verdict
+from veridical.checks.proof_texts import verdict
+from veridical.checks.proofs import Proof
 from veridical.runtime import processes
 from veridical.runtime.files import write_text_atomic
 from veridical.runtime.progress import counted

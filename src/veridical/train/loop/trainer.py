@@ -6,9 +6,7 @@ the whole global batch, so that accumulation and processes leave the result unch
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -25,15 +23,15 @@ from veridical.runtime.errors import UserError
 from veridical.train.loop.checking import Check, show_figures
 from veridical.train.loop.collator import Collator, StepInputs, have_images
 from veridical.train.loop.items import Items
-from veridical.train.loop.order import Batches, RankSampler
+from veridical.train.loop.loading_trainer import LoadingTrainer
+from veridical.train.loop.order import Batches
 from veridical.train.loop.row_means import RowMeans
-from veridical.train.loop.saving_trainer import SavingTrainer
 from veridical.train.loop.schedule import schedule_for
 from veridical.train.loop.stopping import HIGHER_IS_BETTER, worst
 from veridical.train.loop.task import Outcome, Task
 
 
-class GroupTrainer(SavingTrainer):
+class GroupTrainer(LoadingTrainer):
     """Transformers' Trainer over groups of responses."""
 
     def __init__(
@@ -140,50 +138,6 @@ class GroupTrainer(SavingTrainer):
         self.nothing_counts = not bool(total > 0)
         # Of fresh pairs a whole step's may be ties.
         return total.clamp(min=1)
-
-    def get_train_dataloader(self) -> Batches:
-        """Every row once an epoch, in the seed's order; those of this rank."""
-        return self._batches(self.train_dataset, self.args.seed)
-
-    def get_eval_dataloader(self, eval_dataset: object = None) -> Batches:
-        """Every held-out row once, in its own order."""
-        return self._batches(self.eval_dataset, None)
-
-    def _batches(self, items: Any, seed: int | None) -> Batches:
-        size, arguments = self.args.per_device_train_batch_size, self.args
-        sampler = RankSampler(len(items), size, seed, arguments.process_index, arguments.world_size)
-        ahead = self._made_ahead(items)
-        collate = self._collator_of_thread("train" if seed is not None else "eval", ahead)
-        return Batches(items, sampler, collate, ahead)
-
-    def _collator_of_thread(self, which: str, ahead: int) -> Collator:
-        """A collator whose processor no other thread uses: a tokenizer remembers how to pad.
-
-        Args:
-            which: whose batches it lays out.
-            ahead: how many in a thread; without one it is the usual collator.
-        """
-        if not ahead:
-            return self.collate_items
-        if which not in self._of_threads:
-            processor = copy.deepcopy(self.policy.processor)
-            own = replace(self.policy, processor=processor)
-            self._of_threads[which] = replace(self.collate_items, policy=own)
-        return self._of_threads[which]
-
-    def _made_ahead(self, items: Items) -> int:
-        """Batches that are laid out while others are computed: those of the next step.
-
-        On a CPU there is nothing beside which to do it; features that are kept may have to be
-        computed, in the precision of the steps.
-        """
-        if self.policy.device.type != "cuda" or self.policy.vision is not None:
-            return 0
-        return 0 if items.made_by_policy else self.args.gradient_accumulation_steps
-
-    def _prepare_inputs(self, inputs: StepInputs) -> StepInputs:
-        """As they are: a step moves its batch itself, and the counts are for the host."""
-        return inputs
 
     def evaluation_loop(  # noqa: D102
         self,
