@@ -121,9 +121,22 @@ def test_one_command_opens_every_set_that_the_page_links_to(demo: Path, tmp_path
     shutil.rmtree(moved.parent / "pairs")
     with pytest.raises(UserError, match="is not there"):
         open_sets([moved], None, None, None)
-    (tmp_path / "other.html").write_text("<meta name='veridical-sets' content='[[1]]'>")
-    with pytest.raises(UserError, match="names no answers or pairs"):
-        open_sets([tmp_path / "other.html"], None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("sets", "said"),
+    [
+        ("[[1]]", "names no answers or pairs"),
+        ("[[]]", "names no answers or pairs"),
+        ("[" * 9000, "names no answers or pairs"),
+        (json.dumps([["x" * 9000]]), "is not there"),
+        (json.dumps([["\0"]]), "is not there"),
+    ],
+)
+def test_a_page_that_names_no_sets_is_not_viewed(tmp_path: Path, sets: str, said: str) -> None:
+    (tmp_path / "page.html").write_text(f"<meta name='veridical-sets' content='{sets}'>")
+    with pytest.raises(UserError, match=said):
+        open_sets([tmp_path / "page.html"], None, None, None)
 
 
 @pytest.mark.usefixtures("no_plots")

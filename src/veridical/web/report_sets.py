@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -30,7 +31,8 @@ def report_sets(page: Path) -> list[list[Path]]:
             "again if it is of an earlier version), a file of records or a run's folder."
         )
     found = [[page.parent / name for name in own] for own in names]
-    gone = next((folder for own in found for folder in own if not folder.is_dir()), None)
+    # Unlike `Path.is_dir`, this is false for a name that no file can have.
+    gone = next((folder for own in found for folder in own if not os.path.isdir(folder)), None)  # noqa: PTH112
     if gone is not None:
         raise UserError(
             f"{page} leads to {gone}, which is not there. Name the folders of the runs instead, or "
