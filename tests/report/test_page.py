@@ -12,6 +12,7 @@ from urllib.parse import parse_qs
 
 import pytest
 
+import veridical
 from veridical.cli.dispatch import main
 from veridical.report import figures, write_report
 from veridical.report.results import Arms
@@ -95,6 +96,21 @@ def test_each_metric_leads_to_its_answers(demo: Path) -> None:
     assert "Answers behind Hallucinated mentions" in " ".join(page.labels)
     assert page.text.count(f"veridical view {demo / 'report.html'}") == 2
     assert "faint on purpose" not in page.text
+
+
+@pytest.mark.parametrize(
+    ("tag", "needs"),
+    [
+        ("<td", ["data-column="]),  # a narrow screen hides the table's head
+        ("<pre", ["tabindex=", "role=", "aria-label="]),  # what scrolls can be reached by keys
+        ('<div class="scroll"', ["tabindex=", "role=", "aria-label="]),
+    ],
+)
+def test_tables_can_be_read_on_every_screen_and_by_keys(tag: str, needs: list[str]) -> None:
+    templates = [path.read_text() for path in Path(veridical.__file__).parent.rglob("*.j2")]
+    found = [own for text in templates for own in re.findall(f"{tag}[^>]*>", text)]
+    assert found
+    assert [own for own in found if not all(need in own for need in needs)] == []
 
 
 @pytest.mark.usefixtures("no_plots")

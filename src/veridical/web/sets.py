@@ -126,7 +126,7 @@ class ViewedSet:
         for root in self._roots:
             if Path(reference).is_relative_to(root):
                 return resolve_image_path(reference, root)
-        raise ImageError(f"{reference[:200]} is not under a folder that the run names")
+        raise ImageError(f"{reference[:200]} is in none of the folders that the run names")
 
     @cached_property
     def _roots(self) -> list[Path]:
