@@ -11,7 +11,7 @@ import pytest
 from inspected_rows import pair, photo, write_rows
 from PIL import Image, ImageOps
 
-from veridical.data.record_rows import Kind
+from veridical.data.record_kinds import Kind
 from veridical.inspection.checks.answers import refusal_in
 from veridical.inspection.findings import Finding
 from veridical.inspection.inspecting import inspect_file

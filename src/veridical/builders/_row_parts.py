@@ -14,8 +14,8 @@ from veridical.builders._parts import CHUNK, KEY, key_of, refuse_other_build
 from veridical.data.record_checks import Ids
 from veridical.data.record_columns import arrow_features
 from veridical.data.record_files import chunks
+from veridical.data.record_kinds import Kind
 from veridical.data.record_output import embedded, write_parquet_tables
-from veridical.data.record_rows import Kind
 from veridical.data.record_types import CheckedRow
 from veridical.data.record_writing import checked_rows, plain_record
 from veridical.runtime.errors import UserError

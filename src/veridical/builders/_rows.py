@@ -9,7 +9,7 @@ from typing import Any, Generic, TypeVar
 
 from veridical.data.messages import Message
 from veridical.data.origins import unread_rows, with_origins
-from veridical.data.record_rows import Kind
+from veridical.data.record_kinds import Kind
 from veridical.data.record_types import Rating
 from veridical.data.records import RecordSet, write_records
 from veridical.runtime.errors import UserError

@@ -23,7 +23,7 @@ from veridical.data.exporters.writing import (
 )
 from veridical.data.importers.recognize import recognize
 from veridical.data.record_files import stream_rows
-from veridical.data.record_rows import Kind, RowError
+from veridical.data.record_kinds import Kind, RowError
 from veridical.data.record_types import IMAGE_FIELDS
 from veridical.data.record_writing import plain_record
 from veridical.data.records import RecordSet, arrow_features, read_records

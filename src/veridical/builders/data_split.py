@@ -16,7 +16,7 @@ from veridical.builders.data_export import kind_of
 from veridical.data.images import image_bytes_key, row_images
 from veridical.data.messages import count_images
 from veridical.data.reading import read
-from veridical.data.record_rows import Kind
+from veridical.data.record_kinds import Kind
 from veridical.data.record_writing import plain_record
 from veridical.data.records import RecordSet, write_records
 from veridical.runtime.errors import UserError

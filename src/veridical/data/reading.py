@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from veridical.data.record_rows import Kind
+from veridical.data.record_kinds import Kind
 from veridical.data.records import RecordSet, read_records
 from veridical.runtime.options import Reading
 

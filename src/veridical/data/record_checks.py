@@ -13,15 +13,9 @@ from typing import get_args
 from veridical.data.images import decode_image, resolve_image_path
 from veridical.data.pixels import ImageError
 from veridical.data.record_files import raw_rows
+from veridical.data.record_kinds import MESSAGE_FIELDS, Kind, RowError
 from veridical.data.record_names import IMAGES, image_column, image_marker, with_own_names
-from veridical.data.record_rows import (
-    MESSAGE_FIELDS,
-    Kind,
-    RowError,
-    content_id,
-    known_fields,
-    normalize,
-)
+from veridical.data.record_rows import content_id, known_fields, normalize
 from veridical.data.record_types import IMAGE_FIELDS, CheckedRow, ImageCell
 from veridical.runtime.errors import UserError
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datasets import Features, Image, List, Value
 
-from veridical.data.record_rows import MESSAGE_FIELDS, OPTIONAL_FIELDS, Kind
+from veridical.data.record_kinds import MESSAGE_FIELDS, OPTIONAL_FIELDS, Kind
 
 
 def arrow_features(kind: Kind, decode_images: bool = True) -> Features:

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from datasets import Dataset, DatasetInfo, Image, LargeList, List
 from datasets.table import InMemoryTable
 
-from veridical.data.record_rows import RowError
+from veridical.data.record_kinds import RowError
 from veridical.runtime.errors import UserError, reason_of
 from veridical.runtime.files import (
     JSON_ERRORS,

@@ -110,7 +110,7 @@ def is_labeled_bad(row: Mapping[str, object]) -> bool:
 def image_marker(row: Mapping[str, object]) -> str | None:
     """What stands in a user's text of a named row where a program puts a picture, None if nothing.
 
-    Not `<image>`, of which `_record_rows` makes a picture's place.
+    Not `<image>`, of which `record_messages` makes a picture's place.
     """
     for value in (row["prompt"], row["messages"]):
         messages = value if isinstance(value, list) else [{"role": "user", "content": value}]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from veridical.data.record_checks import MISSING, RowChecker, RowProblem, what_columns_say
-from veridical.data.record_rows import Kind
+from veridical.data.record_kinds import Kind
 from veridical.runtime.errors import UserError
 from veridical.runtime.progress import part_of
 

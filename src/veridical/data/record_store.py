@@ -27,7 +27,10 @@ from veridical.data import (
     pixels,
     png_chunks,
     record_checks,
+    record_fields,
     record_files,
+    record_kinds,
+    record_messages,
     record_names,
     record_rows,
     record_spans,
@@ -45,7 +48,10 @@ LIMIT = 50e9
 ADVICE = "Set VERIDICAL_CACHE to a folder with more room."
 _DECIDING = (
     record_checks,
+    record_fields,
     record_files,
+    record_kinds,
+    record_messages,
     record_names,
     record_rows,
     record_spans,

@@ -14,8 +14,9 @@ from veridical.data.images import open_image
 from veridical.data.messages import clean_messages
 from veridical.data.record_columns import arrow_features
 from veridical.data.record_files import ROWS_AT_A_TIME, chunks, plain_rows
+from veridical.data.record_kinds import Kind, RowError
 from veridical.data.record_output import write_jsonl_records, write_parquet_records
-from veridical.data.record_rows import Kind, RowError, content_id, normalize
+from veridical.data.record_rows import content_id, normalize
 from veridical.data.record_types import IMAGE_FIELDS, CheckedRow
 from veridical.runtime.errors import UserError
 

@@ -43,13 +43,8 @@ from veridical.data.messages import (
 from veridical.data.record_checks import RowChecker, RowProblem
 from veridical.data.record_columns import arrow_features
 from veridical.data.record_files import chunks, raw_rows
+from veridical.data.record_kinds import MESSAGE_FIELDS, OPTIONAL_FIELDS, Kind, response_name
 from veridical.data.record_refusals import lost_images, refuse_bad_share
-from veridical.data.record_rows import (
-    MESSAGE_FIELDS,
-    OPTIONAL_FIELDS,
-    Kind,
-    response_name,
-)
 from veridical.data.record_store import (
     CheckedRows,
     RowsWriter,

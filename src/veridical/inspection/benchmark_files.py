@@ -10,7 +10,7 @@ from pathlib import Path
 
 from veridical.data.image_checks import IMAGE_SUFFIXES
 from veridical.data.record_files import stream_rows
-from veridical.data.record_rows import RowError
+from veridical.data.record_kinds import RowError
 from veridical.data.record_types import ImageCell
 from veridical.inspection.near import BITS, NEIGHBORS
 from veridical.inspection.pictures import NO_HASH, Album, Picture

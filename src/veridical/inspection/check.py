@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Literal
 
-from veridical.data.record_rows import Kind
+from veridical.data.record_kinds import Kind
 from veridical.inspection.benchmark_files import read_benchmarks
 from veridical.inspection.checks.leakage import leakage_check
 from veridical.inspection.checks.truncation import truncation_check

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
-from veridical.data.record_rows import Kind
+from veridical.data.record_kinds import Kind
 from veridical.inspection.checks.formats import format_bits
 from veridical.inspection.findings import Finding
 from veridical.inspection.pictures import Album, named_picture

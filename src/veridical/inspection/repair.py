@@ -10,7 +10,7 @@ from pathlib import Path
 from veridical.data.images import resolve_image_path
 from veridical.data.messages import assistant_message, text_of
 from veridical.data.pixels import ImageError
-from veridical.data.record_rows import Kind
+from veridical.data.record_kinds import Kind
 from veridical.data.record_spans import after_strip
 from veridical.data.record_types import Branch, CheckedRow, ImageCell
 from veridical.data.records import write_records

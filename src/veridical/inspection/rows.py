@@ -13,8 +13,9 @@ from typing import Any, cast, get_args
 from veridical.data.importers.recognize import recognize
 from veridical.data.messages import Message, text_of
 from veridical.data.record_files import count_rows, stream_rows
+from veridical.data.record_kinds import Kind, RowError, response_name
 from veridical.data.record_names import with_own_names
-from veridical.data.record_rows import Kind, RowError, known_fields, normalize, response_name
+from veridical.data.record_rows import known_fields, normalize
 from veridical.data.record_types import CheckedRow
 from veridical.inspection.pictures import Picture
 from veridical.inspection.rankings import with_ranking

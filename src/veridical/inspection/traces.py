@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from veridical.data.record_rows import Kind
+from veridical.data.record_kinds import Kind
 from veridical.inspection.near import HASHES
 from veridical.inspection.pictures import NO_HASH, short_hash
 from veridical.inspection.rows import Row

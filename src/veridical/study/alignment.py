@@ -9,7 +9,7 @@ from pathlib import Path
 
 import yaml
 
-from veridical.data.record_rows import Kind
+from veridical.data.record_kinds import Kind
 from veridical.runtime.errors import UserError
 from veridical.runtime.json_types import JsonObject
 from veridical.study.plan import OptionValue, Plan, Step, check_plan, named

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-from veridical.data.record_rows import Kind
+from veridical.data.record_kinds import Kind
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_text
 from veridical.runtime.yaml_text import read_yaml

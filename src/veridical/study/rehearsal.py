@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from veridical.data.record_files import raw_rows
-from veridical.data.record_rows import Kind
+from veridical.data.record_kinds import Kind
 from veridical.data.records import read_records, write_records
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_json, read_jsonl, write_json, write_jsonl

@@ -13,7 +13,7 @@ from veridical.data.images import resolve_image_path
 from veridical.data.messages import Message
 from veridical.data.pixels import ImageError
 from veridical.data.record_files import stream_rows
-from veridical.data.record_rows import RowError
+from veridical.data.record_kinds import RowError
 from veridical.data.record_spans import SpanWeight
 from veridical.data.record_types import IMAGE_FIELDS, CheckedRow, ImageCell, NewRow, Rating
 from veridical.data.records import write_records

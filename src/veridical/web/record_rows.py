@@ -14,7 +14,8 @@ import pyarrow.parquet as pq
 from veridical.data.messages import Message, text_of
 from veridical.data.record_checks import Ids
 from veridical.data.record_files import BUFFER, stream_rows
-from veridical.data.record_rows import Kind, content_id
+from veridical.data.record_kinds import Kind
+from veridical.data.record_rows import content_id
 from veridical.data.record_spans import places_of
 from veridical.data.record_types import IMAGE_FIELDS
 from veridical.inspection.rows import Row, read_row, source_fields

@@ -16,7 +16,7 @@ from veridical.data.images import resolve_image_path
 from veridical.data.object_lists import judge_answer, match_image_id, name_objects, read_objects
 from veridical.data.pixels import ImageError
 from veridical.data.record_files import BUFFER, count_rows
-from veridical.data.record_rows import Kind
+from veridical.data.record_kinds import Kind
 from veridical.data.vocabulary import read_vocabulary
 from veridical.inspection.gap_file import read_gaps
 from veridical.inspection.rows import recognize_kind

@@ -15,8 +15,9 @@ from veridical.data.importers.sets import FIVE, SETS
 from veridical.data.importers.shapes import SHAPES
 from veridical.data.importers.sources import Place
 from veridical.data.messages import text_of
+from veridical.data.record_kinds import RowError
 from veridical.data.record_names import with_own_names
-from veridical.data.record_rows import RowError, normalize
+from veridical.data.record_rows import normalize
 from veridical.data.record_types import CheckedRow
 
 Row = dict[str, Any]

@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from veridical.builders.importing.conversion import Conversion
 from veridical.data.importers.convert import FACTORS, MARGINS, looked_up
 from veridical.data.importers.shapes import SHAPES
+from veridical.data.record_kinds import RowError
 from veridical.data.record_names import OTHERS
-from veridical.data.record_rows import RowError, known_fields
+from veridical.data.record_rows import known_fields
 from veridical.runtime.errors import UserError
 
 OWN = frozenset({"context", "severity", "margin", "image_id", *FACTORS})

@@ -15,8 +15,9 @@ from veridical.data.importers.sources import Place, Source
 from veridical.data.messages import text_of
 from veridical.data.record_checks import RowChecker, Seen
 from veridical.data.record_files import chunks
+from veridical.data.record_kinds import Kind, LeftOutError, PartError, RowError
 from veridical.data.record_names import with_own_names
-from veridical.data.record_rows import Kind, LeftOutError, PartError, RowError, normalize
+from veridical.data.record_rows import normalize
 from veridical.data.record_types import IMAGE_FIELDS, CheckedRow
 from veridical.runtime.progress import track
 from veridical.runtime.run_files import SkippedRow

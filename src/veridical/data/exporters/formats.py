@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from veridical.data.exporters import llamafactory, llava, ms_swift, openrlhf, trl, verl
-from veridical.data.record_rows import Kind
+from veridical.data.record_kinds import Kind
 
 Container = Literal["jsonl", "json", "parquet", "records", "shards"]
 RowMaker = Callable[[Mapping[str, object], Kind], dict[str, object]]

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from veridical.data.exporters.tagged import refuse_other_images, rest, turns
-from veridical.data.record_rows import Kind
+from veridical.data.record_kinds import Kind
 
 USE = "--data_path {file} --image_folder {folder}"
 

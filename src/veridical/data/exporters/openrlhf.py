@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from veridical.data.exporters.tagged import rest
-from veridical.data.record_rows import Kind
+from veridical.data.record_kinds import Kind
 
 USE = "--data.prompt_dataset {file} --data.input_key input --data.label_key label"
 

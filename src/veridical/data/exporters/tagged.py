@@ -7,14 +7,8 @@ from typing import Any
 
 from veridical.data.importers.extras import packed
 from veridical.data.messages import Message
-from veridical.data.record_rows import (
-    MESSAGE_FIELDS,
-    OPTIONAL_FIELDS,
-    TAG,
-    Kind,
-    RowError,
-    normalize,
-)
+from veridical.data.record_kinds import MESSAGE_FIELDS, OPTIONAL_FIELDS, TAG, Kind, RowError
+from veridical.data.record_rows import normalize
 from veridical.data.record_types import IMAGE_FIELDS
 
 LLAVA_ROLES = {"system": "system", "user": "human", "assistant": "gpt"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from veridical.data.record_rows import Kind
+from veridical.data.record_kinds import Kind
 
 USE = 'load_dataset("parquet", data_files="{file}", split="train"), for its trainers'
 

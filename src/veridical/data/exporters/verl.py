@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 
 from veridical.data.exporters.tagged import rest, text_messages
-from veridical.data.record_rows import Kind
+from veridical.data.record_kinds import Kind
 
 _TEXT = pa.string()
 SCHEMA = pa.schema(

@@ -15,6 +15,7 @@ from veridical.data.importers.sets import NamedSet
 from veridical.data.importers.shapes import SHAPES
 from veridical.data.importers.sources import Place
 from veridical.data.importers.templates import without_template
+from veridical.data.record_kinds import TAG, Kind, LeftOutError, RowError
 from veridical.data.record_names import (
     IMAGES,
     LABELED_BAD,
@@ -22,7 +23,7 @@ from veridical.data.record_names import (
     is_labeled_bad,
     with_own_names,
 )
-from veridical.data.record_rows import TAG, Kind, LeftOutError, RowError, known_fields
+from veridical.data.record_rows import known_fields
 from veridical.data.text.units import joined
 from veridical.runtime.files import JSON_ERRORS, parse_json
 

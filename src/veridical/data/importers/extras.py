@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
-from veridical.data.record_rows import RowError
+from veridical.data.record_kinds import RowError
 from veridical.runtime.files import JSON_ERRORS, error_in_words, parse_json
 
 COLUMN = "veridical"

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from veridical.data.importers.rules import Fit, Rules
+from veridical.data.record_kinds import Kind, RowError
 from veridical.data.record_names import with_own_names
-from veridical.data.record_rows import Kind, RowError
 
 SUMMARY = "question, chosen and rejected answer in columns of their own"
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from veridical.data.importers.rules import Fit, Rules
-from veridical.data.record_rows import Kind, PartError, RowError, response_name
+from veridical.data.record_kinds import Kind, PartError, RowError, response_name
 
 SUMMARY = "several responses to a prompt, with ratings or a ranking"
 RANKINGS = ("human_ranking", "ranking")

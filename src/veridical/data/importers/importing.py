@@ -14,7 +14,7 @@ from veridical.data.importers.convert import convert, renamed
 from veridical.data.importers.rules import Rules
 from veridical.data.importers.sets import NamedSet
 from veridical.data.importers.sources import Place
-from veridical.data.record_rows import Kind, RowError
+from veridical.data.record_kinds import Kind, RowError
 
 
 def imported(

@@ -12,8 +12,8 @@ from itertools import chain
 from typing import Any
 
 from veridical.data.importers.rules import Fit, Rules
+from veridical.data.record_kinds import TAG, Kind, RowError
 from veridical.data.record_names import ROLES
-from veridical.data.record_rows import TAG, Kind, RowError
 
 SUMMARY = "`conversations`, alone, with `rejected_conversations`, or with two outputs"
 _OUTPUTS = (("output_1", "output_2"), ("answer_1", "answer_2"))

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from veridical.data.importers.convert import renamed
 from veridical.data.importers.sets import SETS, NamedSet
 from veridical.data.importers.shapes import SHAPES
-from veridical.data.record_rows import Kind, RowError, known_fields
+from veridical.data.record_kinds import Kind, RowError
+from veridical.data.record_rows import known_fields
 from veridical.runtime.errors import UserError
 
 FIRST_ROWS = 20

@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
-from veridical.data.record_rows import Kind, RowError
+from veridical.data.record_kinds import Kind, RowError
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_json
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from veridical.data.importers.rules import Rules
-from veridical.data.record_rows import Kind
+from veridical.data.record_kinds import Kind
 
 NON_COMMERCIAL = "CC BY-NC 4.0"
 NOT_STATED = "not stated"

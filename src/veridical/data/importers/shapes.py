@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from veridical.data.importers import flat, groups, lists, llava, sharegpt, text_json
 from veridical.data.importers.rules import Fit, Rules
-from veridical.data.record_rows import Kind, RowError
+from veridical.data.record_kinds import Kind, RowError
 
 
 @dataclass(frozen=True)

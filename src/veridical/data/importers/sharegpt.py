@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from veridical.data.importers.rules import Fit, Rules
-from veridical.data.record_rows import Kind, RowError
+from veridical.data.record_kinds import Kind, RowError
 
 SUMMARY = "turns that end with a question, with `chosen` and `rejected` as one turn each"
 _TURNS = ("conversations", "messages")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-from veridical.data.record_rows import RowError
+from veridical.data.record_kinds import RowError
 
 _END = re.compile(r"\s*(</s>|<\|im_end\|>|<\|eot_id\|>|<end_of_turn>)\s*$")
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from veridical.data.importers.rules import Fit, Rules
-from veridical.data.record_rows import Kind, RowError
+from veridical.data.record_kinds import Kind, RowError
 from veridical.runtime.files import JSON_ERRORS, error_in_words, parse_json
 
 SUMMARY = "a column `text` that holds JSON with question, chosen and rejected"

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from veridical.data.image_checks import IMAGE_SUFFIXES
-from veridical.data.record_rows import RowError
+from veridical.data.record_kinds import RowError
 from veridical.runtime.errors import UserError, reason_of
 from veridical.runtime.files import JSON_ERRORS, error_in_words, parse_json
 from veridical.runtime.unchanged import unchanged

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from veridical.data.record_rows import TAG
+from veridical.data.record_kinds import TAG
 from veridical.inspection.findings import Finding
 from veridical.inspection.rows import Row
 
