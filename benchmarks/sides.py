@@ -123,8 +123,8 @@ def train_with_veridical(settings: Settings, folder: Path, watch: Stopwatch) -> 
     from switches import patch, switch_off
 
     from veridical.models import logprobs
+    from veridical.objectives.averaged import AveragedPreference
     from veridical.objectives.dpo import DPO
-    from veridical.objectives.preference import AveragedPreference
     from veridical.train import dpo
     from veridical.train.loop import scorer, start
     from veridical.train.options import Training

@@ -24,8 +24,8 @@ from safetensors.torch import load_file
 
 from veridical.data.records import assistant_message, user_message, write_records
 from veridical.models.policy import Policy
+from veridical.objectives.averaged import AveragedPreference
 from veridical.objectives.dpo import DPO
-from veridical.objectives.preference import AveragedPreference
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_json, read_jsonl
 from veridical.runtime.randomness import generator

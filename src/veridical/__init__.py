@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from veridical.models.reward_model import attach_reward_model, load_reward_model
     from veridical.objectives.aot import AOT, UnpairedAOT
     from veridical.objectives.apo import APODown, APOZero
+    from veridical.objectives.averaged import AveragedPreference
     from veridical.objectives.bco import BCO
     from veridical.objectives.chip import CHiP
     from veridical.objectives.combined import Combined
@@ -66,7 +67,7 @@ if TYPE_CHECKING:
     from veridical.objectives.nca import NCA
     from veridical.objectives.orpo import ORPO
     from veridical.objectives.ppo import PPO
-    from veridical.objectives.preference import AveragedPreference, Preference
+    from veridical.objectives.preference import Preference
     from veridical.objectives.reward import BradleyTerry, reward_loss
     from veridical.objectives.rloo import RLOO
     from veridical.objectives.robust import Robust
@@ -152,7 +153,8 @@ _HOMES = {
     "objectives.grpo": "GRPO",
     "objectives.ipo": "IPO ipo_loss",
     "objectives.likelihood": "Likelihood",
-    "objectives.preference": "AveragedPreference Preference",
+    "objectives.averaged": "AveragedPreference",
+    "objectives.preference": "Preference",
     "objectives.ppo": "PPO",
     "objectives.reward": "BradleyTerry reward_loss",
     "objectives.rloo": "RLOO",

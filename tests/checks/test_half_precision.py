@@ -25,8 +25,9 @@ from veridical.checks.starts import prove_declared_reference, prove_start
 from veridical.data.prompts import Prompt
 from veridical.data.records import user_message
 from veridical.models import precision
-from veridical.models.batching import Batch, collate, row_batch, shared_batch
-from veridical.models.logprobs import compute_logps, response_logps, rounding_of_logps
+from veridical.models.batch import Batch
+from veridical.models.batching import collate, row_batch, shared_batch
+from veridical.models.logprobs import compute_logps, response_logps
 from veridical.models.masked_prompts import EncodedImages, encode_prompts, masked_prompt_batch
 from veridical.models.measures import MeasureOf, logps_measure
 from veridical.models.policy import Policy, frozen_copy
@@ -35,6 +36,7 @@ from veridical.models.prompt_batches import PromptBatch
 from veridical.models.prompt_texts import render_prompt
 from veridical.models.rendering import Group
 from veridical.models.reward_model import reward_measure
+from veridical.models.rounding import rounding_of_logps
 from veridical.models.vision_cache import VisionCache
 from veridical.objectives.preference import Preference
 from veridical.runtime import processes

@@ -14,7 +14,8 @@ from veridical.checks.proof_texts import require
 from veridical.checks.proofs import Proof, prove_placeholders
 from veridical.checks.proving import noise_floor, prove
 from veridical.checks.starts import prove_start
-from veridical.models.batching import Batch, collate, row_batch, shared_batch
+from veridical.models.batch import Batch
+from veridical.models.batching import collate, row_batch, shared_batch
 from veridical.models.logprobs import response_logps
 from veridical.models.policy import Policy
 from veridical.models.rendering import Group

@@ -15,7 +15,14 @@ from veridical.checks.prefix_sharing import sharing
 from veridical.checks.probes import masking_refusal
 from veridical.data.prompts import Prompt
 from veridical.data.records import assistant_message, user_message
-from veridical.models import batching, decoder_inputs, masked_prompts
+from veridical.models import (
+    batch,
+    batching,
+    decoder_inputs,
+    masked_prompts,
+    row_layout,
+    shared_layout,
+)
 from veridical.models.logprobs import response_logps
 from veridical.models.measures import stock_logps
 from veridical.models.policy import Policy
@@ -52,7 +59,7 @@ def test_answers_that_go_on_from_the_number_of_tokens_are_seen(
         return torch.arange(start, start + tokens).expand(3, -1)
 
     assert sharing(qwen, [group]).allowed
-    monkeypatch.setattr(batching, "continued", by_count)
+    monkeypatch.setattr(shared_layout, "continued", by_count)
     assert "differ" in sharing(qwen, [group]).reason
 
 
@@ -60,7 +67,7 @@ def test_answers_that_go_on_from_the_number_of_tokens_are_seen(
 def test_positions_of_one_dimension_are_not_the_stock_forwards(
     qwen: Policy, group: Group, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(batching, "token_positions", plain)
+    monkeypatch.setattr(row_layout, "token_positions", plain)
     ours = response_logps(qwen.model, batching.row_batch(qwen, [group])).sums[0]
     assert float((ours - stock_logps(qwen, group)).abs().max()) > 1e-3
 
@@ -89,11 +96,11 @@ def test_the_probe_notices_a_mask_that_is_not_the_models_own(
     prompt = [user_message("Describe the image.")]
     group = render_group(policy, "row", pictures[:1], prompt, answers)
     assert sharing(policy, [group]).allowed
-    without = {
-        "image_blocks": lambda policy, inputs: {},
-        "masks_by_layer": lambda core, masks, positions: masks["full_attention"],
-    }
-    monkeypatch.setattr(batching, broken, without[broken])
+    if broken == "image_blocks":
+        monkeypatch.setattr(shared_layout, broken, lambda policy, inputs: {})
+    else:
+        first = "full_attention"
+        monkeypatch.setattr(batch, broken, lambda core, masks, positions: masks[first])
     assert "differ" in sharing(policy, [group]).reason
 
 

@@ -18,8 +18,9 @@ from veridical.checks.prefix_sharing import sharing
 from veridical.checks.probes import masking_refusal
 from veridical.checks.proving import noise_floor, prove
 from veridical.checks.starts import prove_start
-from veridical.models import batching, prefix_masks
-from veridical.models.batching import Batch, collate, row_batch
+from veridical.models import batch, prefix_masks
+from veridical.models.batch import Batch
+from veridical.models.batching import collate, row_batch
 from veridical.models.logprobs import response_logps
 from veridical.models.masked_prompts import masked_prompt_batch
 from veridical.models.policy import Policy, takes_features
@@ -99,7 +100,7 @@ def test_the_sharing_probe_finds_a_leak(
         return shared_mask(segments.clamp(max=0), blocks)  # all responses are the prompt's
 
     shared_mask = prefix_masks.shared_mask
-    monkeypatch.setattr(batching, "shared_mask", leaky)
+    monkeypatch.setattr(batch, "shared_mask", leaky)
     assert not sharing(tried.policy, groups).allowed
 
 

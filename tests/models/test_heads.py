@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from veridical.checks.prefix_sharing import sharing
-from veridical.models import heads
+from veridical.models import chunked_head, heads
 from veridical.models.batching import row_batch
 from veridical.models.heads import head_logps, token_logps
 from veridical.models.logprobs import response_logps
@@ -165,13 +165,13 @@ def test_a_chunk_is_gone_before_the_next_is_there(trained: bool) -> None:
 
 def test_chunks_follow_the_vocabulary(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes = []
-    stock = heads._logits
+    stock = chunked_head._logits
 
     def counting(states: Tensor, weight: Tensor) -> Tensor:
         sizes.append(len(states))
         return stock(states, weight)
 
-    monkeypatch.setattr(heads, "_logits", counting)
+    monkeypatch.setattr(chunked_head, "_logits", counting)
     monkeypatch.setattr(heads, "CHUNK_LOGITS", 300)
     head = nn.Linear(4, 100, bias=False).requires_grad_(False)
     head_logps(head, torch.randn(7, 4, requires_grad=True), torch.arange(7))

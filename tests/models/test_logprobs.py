@@ -18,12 +18,13 @@ from veridical.data.records import assistant_message, user_message
 from veridical.models import batching, logprobs
 from veridical.models.batching import collate, row_batch, shared_batch
 from veridical.models.load import load_policy
-from veridical.models.logprobs import response_logps, rounding_of_logps
+from veridical.models.logprobs import response_logps
 from veridical.models.measures import stock_logps
 from veridical.models.policy import Policy
 from veridical.models.precision import cast_weights
 from veridical.models.prefix_masks import shared_mask
 from veridical.models.rendering import Group, render_group
+from veridical.models.rounding import rounding_of_logps
 from veridical.models.tuning import Tuning, prepare_training
 from veridical.objectives.dpo import dpo_loss
 from veridical.runtime.options import DtypeName

@@ -15,7 +15,8 @@ from safetensors.torch import load_file, save_file
 
 from veridical.checks.proving import prove
 from veridical.data.records import assistant_message, user_message
-from veridical.models.batching import Batch, collate
+from veridical.models.batch import Batch
+from veridical.models.batching import collate
 from veridical.models.load import load_policy
 from veridical.models.logprobs import hidden_states, response_logps
 from veridical.models.policy import Policy

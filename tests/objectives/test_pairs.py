@@ -12,6 +12,7 @@ import torch
 from veridical.cli.signatures import documentation_of
 from veridical.models.heads import log_squares, token_logps
 from veridical.objectives.aot import AOT, UnpairedAOT
+from veridical.objectives.averaged import AveragedPreference, averaged_loss
 from veridical.objectives.base import PairLogps, PairLoss, implicit_rewards
 from veridical.objectives.bco import BCO
 from veridical.objectives.combined import Combined
@@ -25,12 +26,7 @@ from veridical.objectives.lddpo import LDDPO
 from veridical.objectives.likelihood import Likelihood, mean_token_nll
 from veridical.objectives.mpo import MPO
 from veridical.objectives.orpo import ORPO
-from veridical.objectives.preference import (
-    AveragedPreference,
-    Preference,
-    averaged_loss,
-    pair_accuracy,
-)
+from veridical.objectives.preference import Preference, pair_accuracy
 from veridical.objectives.simpo import SimPO
 from veridical.objectives.slic import slic_loss
 from veridical.objectives.table import AnyPairLoss, AnyTerm

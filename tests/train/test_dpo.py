@@ -24,9 +24,8 @@ from veridical.models.policy import Policy
 from veridical.models.rendering import Group
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_json, read_jsonl
-from veridical.train import dpo
 from veridical.train.dpo import train_dpo
-from veridical.train.loop import collator
+from veridical.train.loop import collator, preferences
 from veridical.train.loop.checkpoints import newest_verified
 from veridical.train.loop.outcomes import preference_outcome
 from veridical.train.loop.rows import read_training_rows
@@ -187,10 +186,10 @@ def test_a_killed_run_resumes_to_the_same_weights(
 
         return counted
 
-    monkeypatch.setattr(dpo, "preference_outcome", dying)
+    monkeypatch.setattr(preferences, "preference_outcome", dying)
     with pytest.raises(KeyboardInterrupt):
         train_dpo(saved, pairs, broken, training=training)
-    monkeypatch.setattr(dpo, "preference_outcome", honest)
+    monkeypatch.setattr(preferences, "preference_outcome", honest)
     assert read_json(broken / "run.json")["status"] == "interrupted"
     with pytest.raises(UserError, match="--resume true"):
         train_dpo(saved, pairs, broken, training=training)

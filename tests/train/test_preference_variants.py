@@ -19,6 +19,7 @@ from veridical.data.records import assistant_message, user_message, write_record
 from veridical.models.policy import Policy
 from veridical.models.rendering import Group
 from veridical.objectives.aot import AOT
+from veridical.objectives.averaged import AveragedPreference
 from veridical.objectives.base import PairLogps, PairLoss
 from veridical.objectives.combined import Combined
 from veridical.objectives.ddpo import DDPO
@@ -27,7 +28,7 @@ from veridical.objectives.ipo import IPO
 from veridical.objectives.lddpo import LDDPO
 from veridical.objectives.mdpo import MDPO
 from veridical.objectives.mpo import MPO
-from veridical.objectives.preference import AveragedPreference, Preference
+from veridical.objectives.preference import Preference
 from veridical.objectives.svco import SVCO
 from veridical.objectives.symmpo import SymMPO
 from veridical.objectives.vdpo import VDPO

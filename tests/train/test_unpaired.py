@@ -14,10 +14,10 @@ from veridical.data.records import assistant_message, user_message, write_record
 from veridical.models.batching import collate
 from veridical.models.policy import Policy
 from veridical.models.rendering import render_group
+from veridical.objectives.averaged import AveragedPreference
 from veridical.objectives.dpo import DPO
 from veridical.objectives.kto import KTO
 from veridical.objectives.likelihood import Likelihood
-from veridical.objectives.preference import AveragedPreference
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_json, read_jsonl
 from veridical.train.dpo import train_dpo

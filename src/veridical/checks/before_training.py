@@ -9,7 +9,8 @@ from pathlib import Path
 from veridical.checks.proof_texts import print_proofs, require
 from veridical.checks.proofs import Proof
 from veridical.checks.proving import prove
-from veridical.models.batching import Batch, collate
+from veridical.models.batch import Batch
+from veridical.models.batching import collate
 from veridical.models.measures import MeasureOf, logps_measure
 from veridical.models.policy import Policy
 from veridical.models.rendering import Group

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from veridical.data.images import ImageLike
-from veridical.models.batching import Batch
+from veridical.models.batch import Batch
 from veridical.models.policy import Policy
 from veridical.models.precision import dtype_name
 from veridical.models.rendering import Group, open_images

@@ -20,12 +20,14 @@ from veridical.checks.controls import (
     shifted_at_the_end,
     with_images_turned,
 )
-from veridical.models.batching import Batch, row_batch, shared_batch
-from veridical.models.logprobs import predicting_states, response_logps, rounding_of_logps
+from veridical.models.batch import Batch
+from veridical.models.batching import row_batch, shared_batch
+from veridical.models.logprobs import predicting_states, response_logps
 from veridical.models.policy import Policy
 from veridical.models.positions import special_layers, window
 from veridical.models.precision import dtype_name, exact, working_dtype
 from veridical.models.rendering import Group, take_responses
+from veridical.models.rounding import rounding_of_logps
 from veridical.models.stock_logits import logits_are_the_heads
 from veridical.runtime import processes
 

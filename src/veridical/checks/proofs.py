@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from veridical.checks.controls import with_gray_images
-from veridical.models.batching import Batch
+from veridical.models.batch import Batch
 from veridical.models.measures import ResponseMeasure
 from veridical.models.placeholders import placeholder_counts
 from veridical.models.policy import Policy

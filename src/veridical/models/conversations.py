@@ -12,6 +12,7 @@ from veridical.data.image_checks import require_images
 from veridical.data.images import ImageLike
 from veridical.data.messages import Message, count_images
 from veridical.data.text.thoughts import opens_thought
+from veridical.models.answer_bounds import answer_span, own_ids, up_to_end
 from veridical.models.answer_parts import RenderedAnswer
 from veridical.models.conversation_checks import (
     check_images,
@@ -19,14 +20,7 @@ from veridical.models.conversation_checks import (
     require_thought_as_switched,
 )
 from veridical.models.policy import Policy, end_token_ids
-from veridical.models.rendering import (
-    Group,
-    answer_span,
-    make_group,
-    own_ids,
-    render_group,
-    up_to_end,
-)
+from veridical.models.rendering import Group, make_group, render_group
 from veridical.models.text_tokens import Tokens, tokenize
 from veridical.models.turns import Rendered, locate, prepared
 from veridical.runtime.errors import RefusedRowError

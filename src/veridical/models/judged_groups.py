@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from veridical.data.images import ImageLike
 from veridical.data.messages import Message, user_message
+from veridical.models.answer_bounds import answer_span, own_ids
 from veridical.models.answer_parts import RenderedAnswer
 from veridical.models.conversation_checks import (
     check_images,
@@ -13,7 +14,7 @@ from veridical.models.conversation_checks import (
     require_every_image,
 )
 from veridical.models.policy import Policy
-from veridical.models.rendering import Group, answer_span, make_group, own_ids
+from veridical.models.rendering import Group, make_group
 from veridical.models.text_tokens import tokenize
 from veridical.models.turns import locate
 from veridical.runtime.errors import RefusedRowError

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,11 +10,12 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from veridical.models.batching import Batch, collate
+from veridical.models.batch import Batch
+from veridical.models.batching import collate
 from veridical.models.branch_attention import remember, rows_of
 from veridical.models.heads import head_log_squares, head_logps, log_squares, token_logps
 from veridical.models.policy import Policy, unwrap
-from veridical.models.precision import HALF, mixing
+from veridical.models.precision import mixing
 from veridical.models.rendering import Group
 from veridical.models.stock_logits import logits_are_the_heads, stock_logits
 
@@ -141,50 +141,6 @@ def compute_logps(
     return torch.cat(sums)
 
 
-@dataclass(frozen=True)
-class TokenLogps:
-    """Log-probabilities of one group, token by token, so that other weights can sum them up.
-
-    Attributes:
-        sums: of each response, by the weights that it had. Shape: (k,), float64.
-        tokens: of each token that counts, by response. Shape: (tokens,).
-    """
-
-    sums: Tensor
-    tokens: Tensor
-
-
-@torch.no_grad()
-def compute_token_logps(
-    policy: Policy, groups: Sequence[Group], share_prefix: bool
-) -> list[TokenLogps]:
-    """The same as `compute_logps`, token by token; the groups are one batch."""
-    training = policy.model.training
-    policy.model.eval()
-    batch = collate(policy, groups, share_prefix)
-    logps = batch_logps(policy.model, batch)
-    policy.model.train(training)
-    sums = batch.sum_by_response(logps).double().cpu()
-    tokens = logps.cpu().split(batch.token_counts.sum(-1).tolist())
-    return [TokenLogps(*pair) for pair in zip(sums, tokens, strict=True)]
-
-
-def sum_tokens(group: Group, logps: Tensor) -> Tensor:
-    """Sum a group's token log-probs by its weights. Shape: (tokens,) to (k,), float64.
-
-    Raises:
-        ValueError: they are of another number of tokens.
-    """
-    masks = [group.learned_of(i) for i in range(len(group.response_ids))]
-    weights = [group.weights_of(i)[mask] for i, mask in enumerate(masks)]
-    counts = torch.tensor([len(own) for own in weights])
-    if int(counts.sum()) != len(logps):
-        raise ValueError(f"{len(logps)} log-probs for {int(counts.sum())} tokens")
-    owners = torch.repeat_interleave(torch.arange(len(masks)), counts)
-    sums = torch.zeros(len(masks), dtype=torch.float64)
-    return sums.index_add(0, owners, torch.cat(weights) * logps.double())
-
-
 def added_mask(core: PreTrainedModel, mask: Any) -> Any:
     """A boolean mask as SDPA adds it to the scores, made once.
 
@@ -198,23 +154,3 @@ def added_mask(core: PreTrainedModel, mask: Any) -> Any:
     added = torch.where(mask, zero, -torch.inf)
     remember(added, rows_of(mask))
     return added
-
-
-USUAL_LOGIT = 16.0
-"""How large logits are in trained models, as a power of two."""
-
-
-def rounding_of_logps(logps: Tensor, dtype: torch.dtype, tokens: int) -> float:
-    """How much rounding alone may move the largest of some summed log-probs, in nats (our choice).
-
-    One unit in the last place of the sum, and of each token's logits, whose errors add up like a
-    random walk: what a model said itself is near to 0 nats, and no less rounded for that. A limit
-    made of half precision's unit would be wider than what most faults do.
-
-    Raises:
-        ValueError: of half precision.
-    """
-    if dtype in HALF:
-        raise ValueError(f"no limit follows from the unit of {dtype}; measure it")
-    eps, steps = torch.finfo(dtype).eps, math.sqrt(max(tokens, 1))
-    return eps * max(float(logps.abs().max()), 1.0, USUAL_LOGIT * steps)

@@ -9,13 +9,15 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from veridical.models.batching import Batch, row_batch
+from veridical.models.batch import Batch
+from veridical.models.batching import row_batch
 from veridical.models.heads import token_logps
-from veridical.models.logprobs import response_logps, rounding_of_logps
+from veridical.models.logprobs import response_logps
 from veridical.models.policy import Policy
 from veridical.models.positions import first_tokens
 from veridical.models.precision import working_dtype
 from veridical.models.rendering import Group, open_images
+from veridical.models.rounding import rounding_of_logps
 
 
 @dataclass(frozen=True)

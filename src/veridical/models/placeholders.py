@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from veridical.data.messages import user_message
-from veridical.models.batching import Batch
+from veridical.models.batch import Batch
 from veridical.models.policy import Policy, image_features, image_token_id
 from veridical.models.positions import vision_inputs
 from veridical.models.processing import process

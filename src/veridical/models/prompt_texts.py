@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from veridical.data.messages import Message, assistant_message
 from veridical.data.text.thoughts import opens_thought
+from veridical.models.answer_bounds import answer_span, continuation_start
 from veridical.models.conversation_checks import refuse_special_tokens
 from veridical.models.policy import Policy
-from veridical.models.rendering import answer_span, continuation_start
 from veridical.models.templates import begins_thoughts, thinking_advice
 from veridical.models.text_tokens import tokenize
 from veridical.models.turns import Rendered, locate

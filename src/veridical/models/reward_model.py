@@ -24,7 +24,8 @@ from transformers import PreTrainedModel
 from veridical.data.images import ImageLike
 from veridical.data.messages import Message
 from veridical.models.adapters import require_fitting_adapter, widen_saved_modules
-from veridical.models.batching import Batch, collate, row_batch
+from veridical.models.batch import Batch
+from veridical.models.batching import collate, row_batch
 from veridical.models.finite import require_finite
 from veridical.models.judged_groups import render_judged_group
 from veridical.models.load import load_policy

@@ -12,7 +12,7 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
-from veridical.models.batching import Batch
+from veridical.models.batch import Batch
 from veridical.models.heads import chunk_of, token_logps
 from veridical.models.logprobs import heads_logits_suffice, predicting_states
 from veridical.models.policy import unwrap

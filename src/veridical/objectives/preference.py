@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Annotated, cast
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -18,7 +18,6 @@ from veridical.objectives.table import AnyPairLoss, AnyTerm
 from veridical.objectives.weighted_sum import sum_at_start
 from veridical.runtime.errors import UserError
 from veridical.runtime.options import options_of
-from veridical.runtime.ranges import SHARE
 
 ROUNDING = 1e-6
 """Part of the log-probs up to which two rewards are the same number."""
@@ -237,43 +236,6 @@ def labeled_measures(logps: PairLogps, labels: Tensor, lead: PairLoss) -> dict[s
             f"{branch}_tokens": logps.token_counts[own, 0],
         }
     return found
-
-
-@dataclass(frozen=True)
-class AveragedPreference(Preference):
-    """What is minimized.
-
-    Attributes:
-        loss: which loss of a pair; each has options of its own.
-        terms: what is added to it.
-        per_token: divide log-probs by their answer's length first (usual for `ipo`).
-        first_rejected_weight: weight of the loss against `rejected` where a pair has
-            `more_rejected` answers too, which share the rest; 1 leaves them out.
-    """
-
-    first_rejected_weight: Annotated[float, SHARE] = 0.5
-
-    def _average(self, losses: Tensor) -> Tensor:
-        return averaged_loss(losses, self.first_rejected_weight)
-
-
-def averaged_loss(losses: Tensor, first_rejected_weight: float) -> Tensor:
-    """Several rejected answers to one chosen one (Amirloo et al. 2024, eq. 5).
-
-    w * loss(chosen, first rejected) + (1 - w) * loss(chosen, second); with more than two, those
-    after the first share 1 - w equally (our choice).
-
-    Args:
-        losses: the loss against each rejected answer. Shape: (batch, rejected).
-        first_rejected_weight: the paper's gamma, in [0, 1]; with a single answer it has all.
-
-    Returns:
-        Shape: (batch,).
-    """
-    if losses.shape[-1] == 1:
-        return losses.squeeze(-1)
-    rest = (1 - first_rejected_weight) * losses[:, 1:].mean(-1)
-    return first_rejected_weight * losses[:, 0] + rest
 
 
 def pair_accuracy(chosen: Tensor, rejected: Tensor, rounding: Tensor | float = 0.0) -> Tensor:

@@ -2,37 +2,31 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import Literal
 
 from veridical.checks.proving import noise_floor
 from veridical.models.model_argument import Model
 from veridical.models.tuning import prepare_training
+from veridical.objectives.averaged import AveragedPreference
 from veridical.objectives.kto import KTO
-from veridical.objectives.preference import AveragedPreference, Preference
+from veridical.objectives.preference import Preference
 from veridical.runtime.errors import UserError
 from veridical.train.loop.features import keep_features, with_features
 from veridical.train.loop.finish import finish_run
-from veridical.train.loop.following import Following, MoveReference
+from veridical.train.loop.following import Following
 from veridical.train.loop.layout import find_sharing
 from veridical.train.loop.memory import finish_dry_run
-from veridical.train.loop.mismatched import tell_balance, with_mismatched
+from veridical.train.loop.mismatched import tell_balance
 from veridical.train.loop.outcomes import (
-    preference_outcome,
-    require_used,
     require_whole_batch,
-    weighed,
 )
 from veridical.train.loop.pair_proofs import check_pairs
+from veridical.train.loop.preferences import preference_task, read_preferences
 from veridical.train.loop.reference import choose_reference, prepare_reference
-from veridical.train.loop.reward_shift import RunningMean
 from veridical.train.loop.rounding import tell_merged
-from veridical.train.loop.rows import longest_row, read_training_rows
 from veridical.train.loop.run import train_and_save
-from veridical.train.loop.scorer import Scorer
 from veridical.train.loop.start import Given, load_start_beside_reference, start_training
-from veridical.train.loop.task import Task
 from veridical.train.loop.training_set import training_set
 from veridical.train.options import Training
 
@@ -78,14 +72,7 @@ def train_dpo(
     }  # fmt: skip
     with start_training(Given("train dpo", model, data, out, training, options)) as run:
         start = load_start_beside_reference(model, training, run)
-        more = objective.first_rejected_weight < 1
-        read = read_training_rows(
-            start, data, kind, ("chosen", "rejected"), training, more, objective.views
-        )
-        require_used(objective, read.groups)
-        read = read.changed(partial(weighed, objective.loss))
-        if objective.mismatched:
-            read = with_mismatched(read, longest_row(start, training))
+        read = read_preferences(start, data, kind, objective, training)
         rows = training_set(start, read, training, out)
         if kind == "unpaired" and isinstance(objective.loss, KTO):
             tell_balance(rows.train.groups, objective.loss)
@@ -98,23 +85,8 @@ def train_dpo(
         held_to, rows = prepare_reference(held_to, rows, sharing.allowed, floor, training, run)
         features = keep_features(start, training)
         policy = prepare_training(start, training.trained)
-        scorer = Scorer(
-            policy,
-            held_to.policy,
-            model_dropout=training.model_dropout,
-            squares=objective.needs_squares,
-        )
-        follow = RunningMean() if objective.follows_rewards else None
-        task = Task(
-            scorer,
-            preference_outcome(objective, follow),
-            len,
-            sharing.allowed,
-            held_to.in_step,
-            held_to.is_start,
-            follow,
-            str(following),
-            [MoveReference(scorer, following)],
+        task = preference_task(
+            policy, held_to, held_to.policy, objective, sharing.allowed, training, following
         )
         if training.dry_run:
             finish_dry_run(run, policy, task, training, rows, held_to)

@@ -35,22 +35,20 @@ from veridical.train.loop.finish import Trained
 from veridical.train.loop.items import Items
 from veridical.train.loop.layout import find_sharing
 from veridical.train.loop.left_out import LeftOut
-from veridical.train.loop.outcomes import preference_outcome, require_used, require_whole_batch
+from veridical.train.loop.outcomes import require_used, require_whole_batch
 from veridical.train.loop.pair_proofs import check_pairs
 from veridical.train.loop.pictures import recognize_pictures
+from veridical.train.loop.preferences import preference_task
 from veridical.train.loop.reference import choose_reference
-from veridical.train.loop.reward_shift import RunningMean
 from veridical.train.loop.rounding import measure_logps, tell_merged
 from veridical.train.loop.run import run_trainer
 from veridical.train.loop.saving import save_result
-from veridical.train.loop.scorer import Scorer
 from veridical.train.loop.start import (
     Given,
     judge_place,
     load_start_beside_reference,
     start_training,
 )
-from veridical.train.loop.task import Task
 from veridical.train.online_pairs import ROLLOUTS, Follow, OnlineItems, first_pairs
 from veridical.train.options import Training
 from veridical.train.prompts import (
@@ -166,22 +164,7 @@ def train_online(
         )
         sharing = find_sharing(training, few, policy)
         tell_merged(run, "model", policy, few, sharing.allowed)
-        scorer = Scorer(
-            policy,
-            second,
-            model_dropout=training.model_dropout,
-            squares=objective.needs_squares,
-        )
-        follow = RunningMean() if objective.follows_rewards else None
-        task = Task(
-            scorer,
-            preference_outcome(objective, follow),
-            len,
-            sharing.allowed,
-            held_to.in_step,
-            held_to.is_start,
-            follow,
-        )
+        task = preference_task(policy, held_to, second, objective, sharing.allowed, training)
         proofs: list[Proof] = []
         if training.prove_first:
             proved = Items(few, torch.zeros(len(few), 2, dtype=torch.float64))

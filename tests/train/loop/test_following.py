@@ -15,8 +15,8 @@ from veridical.models.batching import collate
 from veridical.models.policy import Policy, frozen_copy
 from veridical.models.rendering import Group
 from veridical.models.tuning import Tuning, prepare_training
+from veridical.objectives.averaged import AveragedPreference
 from veridical.objectives.dpo import DPO
-from veridical.objectives.preference import AveragedPreference
 from veridical.objectives.simpo import SimPO
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_json, read_jsonl

@@ -17,7 +17,8 @@ from safetensors.torch import load_file
 
 from veridical.data.records import assistant_message, user_message, write_records
 from veridical.judges.named import Judging
-from veridical.models.batching import Batch, collate, layout_tokens
+from veridical.models.batch import Batch
+from veridical.models.batching import collate, layout_tokens
 from veridical.models.lengths import check_lengths
 from veridical.models.policy import Policy
 from veridical.models.refused_rows import RefusedRowsError

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import torch
 
 from veridical.data.responses import Response
-from veridical.models.batching import Batch, row_batch
+from veridical.models.batch import Batch
+from veridical.models.batching import row_batch
 from veridical.models.finite import require_finite
 from veridical.models.policy import Policy, image_token_id
 from veridical.models.token_scores import token_scores

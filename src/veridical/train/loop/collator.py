@@ -9,7 +9,8 @@ from typing import TypedDict
 import torch
 from torch import Tensor
 
-from veridical.models.batching import Draft, draft
+from veridical.models.batch import Draft
+from veridical.models.batching import draft
 from veridical.models.policy import Policy
 from veridical.models.rendering import Group
 from veridical.train.loop.items import Item, Items

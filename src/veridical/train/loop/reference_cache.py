@@ -17,9 +17,10 @@ from torch import Tensor
 
 from veridical.data.images import image_bytes_key
 from veridical.models.cache_keys import processor_hash, surroundings
-from veridical.models.logprobs import compute_logps, compute_token_logps, sum_tokens
+from veridical.models.logprobs import compute_logps
 from veridical.models.policy import Policy
 from veridical.models.rendering import Group
+from veridical.models.token_logps import compute_token_logps, sum_tokens
 from veridical.runtime import processes
 from veridical.runtime.cache import Cache, digest
 from veridical.runtime.errors import UserError

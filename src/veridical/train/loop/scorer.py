@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from veridical.models.batching import Batch
+from veridical.models.batch import Batch
 from veridical.models.logprobs import response_logps
 from veridical.models.policy import (
     Policy,

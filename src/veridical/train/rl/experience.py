@@ -14,7 +14,8 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
 from veridical.data.responses import Response
-from veridical.models.batching import Batch, collate
+from veridical.models.batch import Batch
+from veridical.models.batching import collate
 from veridical.models.finite import require_finite
 from veridical.models.rendering import Group
 from veridical.models.token_scores import TokenScores, token_scores, token_values

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from veridical.models.batching import Batch
+from veridical.models.batch import Batch
 from veridical.models.precision import unmixed
 from veridical.models.token_scores import token_values
 from veridical.objectives.policy_gradient import Advantages, PolicyGradient, ScoredTokens, kl_terms
