@@ -421,6 +421,24 @@ def test_few_changes_are_neither_missed_nor_always_held(images: int) -> None:
             assert rates[0] > 0.01
 
 
+@pytest.mark.parametrize(("images", "least"), [(10, 0.92), (12, 0.92), (16, 0.915), (24, 0.935)])
+def test_no_true_difference_of_few_images_is_often_missed(images: int, least: float) -> None:
+    """One answer an image, counted out: every share of images that get better and worse."""
+    counts = np.array([(b, c) for b in range(images + 1) for c in range(images + 1 - b)])
+    place, (better, worse) = np.arange(images), counts[..., None].swapaxes(0, 1)
+    gains = np.where(place < better, 1.0, np.where(place < better + worse, -1.0, 0.0))
+    found = sign_test(gains.sum(-1), gains, np.ones(len(gains)), counts.sum(-1) * 1.0)
+    outcomes = np.column_stack([counts, images - counts.sum(-1)])
+    covered = []
+    for better_share in range(21):
+        for worse_share in range(min(better_share, 20 - better_share) + 1):
+            truth = images * (better_share - worse_share) / 20
+            held = (found.low <= truth + 1e-9) & (truth - 1e-9 <= found.high)
+            shares = np.array([better_share, worse_share, 20 - better_share - worse_share]) / 20
+            covered.append(scipy.stats.multinomial(images, shares).pmf(outcomes) @ held)
+    assert min(covered) > least
+
+
 def test_changes_one_way_count_by_their_sizes() -> None:
     """500 images: five alike exclude 1.67 of them, and one large beside four small next to none."""
     gains = np.zeros((4, 500))

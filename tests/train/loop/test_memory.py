@@ -67,8 +67,8 @@ write_records(rows, out / "pairs.parquet", "preference")
 def train(name, dry_run):
     training = Training(
         tuning=tuning, lora_rank=16, learning_rate=1e-6, max_steps=2, batch_size=4,
-        accumulation=1, held_out=0.0, prove_first=False, save_merged=False, dtype="float32",
-        device="cpu", cache="none", dry_run=dry_run,
+        accumulation=1, held_out=0.0, prove_first=False, dtype="float32", device="cpu",
+        cache="none", dry_run=dry_run, save_merged=tuning == "full",
     )
     model = load() if name == "random" else name
     train_dpo(model, out / "pairs.parquet", out / name, reference="in_step", training=training)
