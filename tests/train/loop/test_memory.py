@@ -94,7 +94,7 @@ def run(out: Path, *arguments: str) -> int:
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/status")
 @pytest.mark.parametrize("tuning", ["full", "lora"])
-@pytest.mark.parametrize(("width", "layers"), [("256", "4"), ("384", "8")])
+@pytest.mark.parametrize(("width", "layers"), [("320", "6"), ("384", "8")])
 def test_a_dry_run_foretells_the_peak(tmp_path: Path, tuning: str, width: str, layers: str) -> None:
     measured = run(tmp_path / "real", tuning, width, layers, "real")
     run(tmp_path / "dry", tuning, width, layers, "dry")
