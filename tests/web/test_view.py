@@ -407,6 +407,18 @@ def test_a_sample_with_half_a_surrogate_pair_is_written(tmp_path: Path) -> None:
     assert "not whole Unicode" in (tmp_path / "page.html").read_text()
 
 
+def test_an_index_gives_way_to_a_page(pairs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = open_sets([pairs], None, None, None)[0]
+    index = open_index(one.key())
+    waited: list[float] = []
+    monkeypatch.setattr(index._stopping, "wait", waited.append)
+    with index.page(), index.page():
+        index._fill(list(one.rows())[:2], 1, once=True)
+    assert len(waited) == 1
+    index._fill(list(one.rows())[1:], 1)
+    assert (len(waited), index.count) == (1, 3)
+
+
 def test_an_index_is_made_once_and_again_after_an_interruption(
     pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

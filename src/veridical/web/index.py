@@ -29,6 +29,8 @@ from veridical.web.shown_rows import ShownRow, as_json, from_json
 LIMIT = 20e9
 """What indexes may take on disk, in bytes; the ones not used for longest go first."""
 FIRST, CHUNK = 50, 500
+GIVEN_WAY = 0.02
+"""Seconds that the next row waits while a page is made: of Python, one thread runs at a time."""
 MOST_FIELDS = 60
 KEPT_RESULTS = 8
 SCHEMA = """
@@ -54,6 +56,7 @@ class Index:
         self._results: OrderedDict[str, array[int]] = OrderedDict()
         self._lock = threading.Lock()
         self._stopping = threading.Event()
+        self._pages = 0
         self._thread: threading.Thread | None = None
         with self._connect() as database:
             database.execute("PRAGMA journal_mode=WAL")
@@ -94,6 +97,17 @@ class Index:
         self._thread = threading.Thread(target=self._fill_all, args=(waiting,), daemon=True)
         self._thread.start()
 
+    @contextlib.contextmanager
+    def page(self) -> Iterator[None]:
+        """Fill the index slowly meanwhile."""
+        with self._lock:
+            self._pages += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._pages -= 1
+
     def close(self) -> None:
         """Stop filling, and remove a temporary index."""
         self._stopping.set()
@@ -119,6 +133,8 @@ class Index:
     def _fill(self, rows: Iterable[ShownRow], size: int, once: bool = False) -> None:
         chunk: list[ShownRow] = []
         for row in rows:
+            if self._pages:
+                self._stopping.wait(GIVEN_WAY)
             chunk.append(row)
             if len(chunk) == size:
                 self._insert(chunk)

@@ -75,15 +75,17 @@ def viewer(sets: list[Opened], access: Access) -> ASGIApp:
         query, canonical = _query(request)
         if not canonical:
             return RedirectResponse(f"{root}/s/{place}?{query.address()}", 303)
-        return _page("rows.html.j2", _list_values(sets, place, one, query), access)
+        with one.index.page():
+            return _page("rows.html.j2", _list_values(sets, place, one, query), access)
 
     @app.get("/s/{place}/row/{number}")
     def row(place: int, number: int, request: Request) -> Response:
         one = _opened(sets, place)
         query, _ = _query(request)
         everything = request.query_params.get("images") == "all"
-        values = _row_values(sets, place, one, number, query, everything)
-        return _page("row.html.j2", values, access)
+        with one.index.page():
+            values = _row_values(sets, place, one, number, query, everything)
+            return _page("row.html.j2", values, access)
 
     @app.get("/s/{place}/row/{number}/text/{answer}")
     def text(place: int, number: int, answer: int) -> Response:
