@@ -100,6 +100,8 @@ FULL = {
     "rejected_images": ["images/1.png"],
     "contrast_images": ["images/2.png"],
     "contrast_chosen": [assistant_message("2 dogs.")],
+    "rejected_masked": 0.5,
+    "contrast_masked": 1.0,
     "more_rejected": [[assistant_message("0 dogs.")], [assistant_message("0.")]],
     "ratings": [{"answer": "chosen", "aspect": "faithful", "value": 4.0}],
     "facts": ["There is a cup.", "It is red."],

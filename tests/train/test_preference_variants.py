@@ -12,10 +12,19 @@ import pytest
 import torch
 from PIL import Image
 
+from veridical.builders.distort import build_distort
 from veridical.cli.signatures import as_arguments
 from veridical.data.images import load_image
 from veridical.data.record_types import Branch
-from veridical.data.records import assistant_message, user_message, write_records
+from veridical.data.records import (
+    assistant_message,
+    read_records,
+    user_message,
+    write_records,
+)
+from veridical.models.batching import collate
+from veridical.models.logprobs import response_logps
+from veridical.models.measures import stock_logps
 from veridical.models.policy import Policy
 from veridical.models.rendering import Group
 from veridical.objectives.aot import AOT
@@ -324,6 +333,49 @@ def test_the_loss_that_has_no_use_for_a_column_is_named(
     row = Group("a", (), "", ("", ""), ids, (False, False), weights=weights, **column)
     with pytest.raises(UserError, match=said):
         require_used(AveragedPreference(loss), [row])
+
+
+@pytest.mark.parametrize("kind", ["float32", "bfloat16", "float16"])
+def test_hidden_image_tokens_change_what_an_answer_is_given(
+    policy: Policy, tmp_path: Path, pictures: list[Image.Image], kind: str
+) -> None:
+    """In both layouts as in the model's own forward; with all hidden no picture matters."""
+    policy.model.to(getattr(torch, kind))
+    same = pair(0, pictures)["chosen"]
+    rows = [
+        pair(i, pictures, images=[pictures[n]], chosen=same, rejected=same, rejected_masked=share)
+        for i, (n, share) in enumerate(((0, 0.5), (0, 1.0), (3, 1.0)))
+    ]
+    answers: tuple[Branch, ...] = ("chosen", "rejected")
+    data = write(tmp_path, rows, kind)
+    groups = read_training_rows(policy, data, "preference", answers, TRAINING).groups
+    exact = kind == "float32"
+    with torch.no_grad():
+        stock = torch.stack([stock_logps(policy, group) for group in groups])
+        for share_prefix in (True, False):
+            batch = collate(policy, groups, share_prefix)
+            found = response_logps(policy.model, batch).sums
+            assert torch.allclose(found, stock, rtol=1e-5 if exact else 0.02)
+    if exact:
+        assert (stock[:, 0] - stock[:, 1]).abs().min() > 1e-4
+        assert torch.allclose(stock[1, 1], stock[2, 1], rtol=1e-6)  # of either picture nothing
+        assert not torch.allclose(stock[1, 0], stock[2, 0], rtol=1e-5)
+
+
+def test_pairs_whose_image_tokens_are_hidden_are_trained_on(
+    saved: str, tmp_path: Path, pictures: list[Image.Image]
+) -> None:
+    """From conversations by `build distort --how tokens`; and for what is compared elsewhere."""
+    rows = [pair(i, pictures) for i in range(4)]
+    data = write(tmp_path, rows)
+    build_distort(data, tmp_path / "set", "preference", "tokens", "contrast_images", covered=0.6)
+    made = tmp_path / "set" / "pairs.parquet"
+    assert [row["contrast_masked"] for row in read_records(made, "preference").rows] == [0.6] * 4
+    training = replace(TRAINING, max_steps=1)
+    train_dpo(saved, made, tmp_path / "run", AveragedPreference(MDPO()), training=training)
+    assert train_losses(tmp_path / "run") == [pytest.approx(3 * math.log(2), abs=1e-4)]
+    proofs = read_json(tmp_path / "run" / "proofs.json")
+    assert all(proof["passed"] for proof in proofs)
 
 
 @pytest.mark.parametrize(("loss", "start"), [(SymMPO(), 4), (SVCO(), 4)], ids=["symmpo", "svco"])

@@ -34,6 +34,7 @@ from veridical.builders.composing.rows import row_maker, row_name
 from veridical.builders.join import difference, further_answers, with_row_images
 from veridical.data.origins import image_paths, unread_rows, with_origins
 from veridical.data.reading import read
+from veridical.data.record_types import OF_ONE_ANSWER
 from veridical.data.records import RecordSet
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import check_file, require_file, write_jsonl, write_text_atomic
@@ -285,7 +286,7 @@ def _swapped(
     final = [dataclasses.replace(row, swap=ids[row.set, row.id] in swap) for row in ordered]
     for row in (row for row in final if row.swap):
         rows = records[row.set].rows
-        for column in ("rejected_images", "contrast_images", "contrast_chosen", "more_rejected"):
+        for column in OF_ONE_ANSWER:
             if (
                 column in rows.column_names
                 and rows.select_columns([column])

@@ -35,7 +35,10 @@ from veridical.runtime.progress import counted, track
 Tool = Literal["trl", "llamafactory", "ms-swift", "llava", "openrlhf", "verl", "webdataset", "hub"]
 KIND_ROWS = 100
 """Rows at a file's beginning, one of which says of what kind all are (our choice)."""
-CHANGES_TRAINING = ("more_rejected", "beta_factor", "answer_prefix", "span_weights")
+CHANGES_TRAINING = (
+    "more_rejected", "beta_factor", "answer_prefix", "span_weights", "rejected_masked",
+    "contrast_masked",
+)  # fmt: skip
 """Columns that change what Veridical trains on, and that no other tool's trainer reads."""
 
 

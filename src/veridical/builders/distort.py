@@ -37,7 +37,9 @@ from veridical.runtime.ranges import Range
 from veridical.runtime.runs import start_run
 from veridical.runtime.shards import print_result, read_shard
 
-How = Literal["noise", "crop", "pixels", "blocks", "rotate", "black", "other"]
+How = Literal["noise", "crop", "pixels", "blocks", "tokens", "rotate", "black", "other"]
+SHARES = ("pixels", "blocks", "tokens")
+"""What `--covered` is a share of."""
 NOISE_STEPS = 500
 
 
@@ -69,7 +71,7 @@ class Distortion:
     def provenance(self) -> JsonObject:
         """What a pair's `source` says of it."""
         own: JsonObject = {"noise_steps": self.noise_steps} if self.how == "noise" else {}
-        own |= {"covered": self.covered} if self.how in ("pixels", "blocks") else {}
+        own |= {"covered": self.covered} if self.how in SHARES else {}
         told: JsonObject = {"builder": "distort", "how": self.how, "column": self.column}
         return told | own | {"seed": self.seed}
 
@@ -99,12 +101,14 @@ def build_distort(
         out: folder for the run: `pairs.parquet`, `summary.json`, `skipped.jsonl`, `run.json`.
         kind: what the rows are; of a `conversation` the last answer is chosen and rejected alike.
         how: `noise` is diffusion noise; `crop` keeps a random part, 1 to 20% of the area; `pixels`
-            and `blocks` (14 x 14 pixels) give some the picture's mean color; `rotate` turns it by
-            90, 180 or 270 degrees; `black`; `other` is another picture of DATA.
+            and `blocks` (14 x 14 pixels) give some the picture's mean color; `tokens` leaves the
+            picture and has training hide some of its tokens (`rejected_masked`,
+            `contrast_masked`); `rotate` turns it by 90, 180 or 270 degrees; `black`; `other` is
+            another picture of DATA.
         column: where the distorted picture goes: `rejected_images` is seen by the rejected answer,
             `contrast_images` (of a `preference`) is what `train dpo --loss mdpo` compares with.
         noise_steps: of `noise`: diffusion steps, 1 to 1000; 500 if not set.
-        covered: of `pixels` and `blocks`: which share of them is covered; 0.3 if not set.
+        covered: of `pixels`, `blocks` and `tokens`: which share of them is covered; 0.3 if not set.
         reading: how DATA is read.
         seed: of all that is random.
         shard: make only this shard, such as 2/8; who makes the last one writes the result. Under
@@ -156,7 +160,7 @@ def _check(how: How, noise_steps: int | None, covered: float | None) -> None:
         raise UserError(f"--covered is {covered:g}; give a share above 0, at most 1.")
     if noise_steps is not None and how != "noise":
         raise UserError(f"--noise-steps means nothing with --how {how}. Leave it out.")
-    if covered is not None and how not in ("pixels", "blocks"):
+    if covered is not None and how not in SHARES:
         raise UserError(f"--covered means nothing with --how {how}. Leave it out.")
 
 
@@ -182,9 +186,15 @@ def _pairs(
             pair["chosen"] = pair["rejected"] = messages[-1:]
         # In Arrow's form images are the bytes of their files, not decoded and packed again.
         pair["images"] = raw[index].to_pylist()[0]["images"]
-        pair[distortion.column] = [
-            change(image, f"{row['id']}/{number}") for number, image in enumerate(row["images"])
-        ]
+        if distortion.how == "tokens":
+            masked: Literal["rejected_masked", "contrast_masked"] = "contrast_masked"
+            if distortion.column == "rejected_images":
+                masked = "rejected_masked"
+            pair[masked] = distortion.covered
+        else:
+            pair[distortion.column] = [
+                change(image, f"{row['id']}/{number}") for number, image in enumerate(row["images"])
+            ]
         provenance = distortion.provenance()
         if row.get("source"):
             provenance["from"] = row["source"]

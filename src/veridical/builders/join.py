@@ -113,6 +113,7 @@ def with_row_images(rows: Dataset) -> Iterator[tuple[JoinedRow, tuple[RowImage, 
         own = distorted is not None and (
             distorted.with_format("arrow")[index]["rejected_images"][0].is_valid
         )
+        own = own or row.get("rejected_masked") is not None
         yield row | {"own_picture": own}, row_images(pictures, index, count)
 
 

@@ -20,6 +20,8 @@ def arrow_features(kind: Kind, decode_images: bool = True) -> Features:
         "rejected_images": List(image),
         "contrast_images": List(image),
         "contrast_chosen": messages,
+        "rejected_masked": number,
+        "contrast_masked": number,
         "more_rejected": List(messages),
         "responses": List(messages),
         "ratings": List({"answer": text, "aspect": text, "value": number}),

@@ -29,6 +29,10 @@ def read_optional(row: Mapping[str, object], kind: Kind, images: int) -> Checked
             if len(found[field]) != images:
                 own = counted(len(found[field]), "images")
                 raise RowError(field, f"{own}, but `images` has {images}")
+    if "rejected_masked" in given:
+        found["rejected_masked"] = _share(given["rejected_masked"], "rejected_masked", images)
+    if "contrast_masked" in given:
+        found["contrast_masked"] = _share(given["contrast_masked"], "contrast_masked", images)
     if "contrast_chosen" in given:
         found["contrast_chosen"] = read_answer(given["contrast_chosen"], "contrast_chosen")
         if "contrast_images" not in found:
@@ -137,6 +141,16 @@ def _factor(value: object) -> float:
     if not 0 < number < math.inf:
         raise RowError("beta_factor", f"{value!r} is not above 0 and finite")
     return number
+
+
+def _share(value: object, field: str, images: int) -> float:
+    """The share of image tokens that are hidden."""
+    number = value if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
+    if not 0 < number <= 1:
+        raise RowError(field, f"{value!r:.40} must be a share of image tokens, above 0 to 1")
+    if not images:
+        raise RowError(field, "the row has no image whose tokens could be hidden")
+    return float(number)
 
 
 def _rating(value: object) -> Rating:

@@ -18,6 +18,8 @@ OPTIONAL_FIELDS: dict[str, tuple[str, ...]] = {
         "rejected_images",
         "contrast_images",
         "contrast_chosen",
+        "rejected_masked",
+        "contrast_masked",
         "more_rejected",
         "ratings",
         "facts",

@@ -136,7 +136,7 @@ def _preference(row: Mapping[str, object], images: int) -> CheckedRow:
         "rejected": read_answer(rejected, "rejected"),
     }
     check_turns("prompt", record["prompt"], last="user", images=images)
-    distorted = row.get("rejected_images") is not None
+    distorted = any(row.get(f"rejected_{what}") is not None for what in ("images", "masked"))
     same = text_of(record["chosen"]).strip() == text_of(record["rejected"]).strip()
     if same and not distorted:
         raise RowError("rejected", "is the same as chosen")

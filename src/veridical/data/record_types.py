@@ -15,6 +15,11 @@ ImageField = Literal["images", "rejected_images", "contrast_images"]
 IMAGE_FIELDS: tuple[ImageField, ...] = ("images", "rejected_images", "contrast_images")
 """The columns that hold pictures: the prompt's, and others that an answer is read with instead."""
 Branch = Literal["chosen", "rejected"]
+OF_ONE_ANSWER = (
+    "rejected_images", "contrast_images", "contrast_chosen", "rejected_masked", "contrast_masked",
+    "more_rejected",
+)  # fmt: skip
+"""Columns that say something of the chosen or of the rejected answer alone."""
 
 
 class ImageCell(TypedDict):
@@ -50,6 +55,8 @@ class CheckedRow(TypedDict, total=False):
     rejected_images: list[ImageCell]
     contrast_images: list[ImageCell]
     contrast_chosen: list[Message]
+    rejected_masked: float
+    contrast_masked: float
     more_rejected: list[list[Message]]
     ratings: list[Rating]
     facts: list[str]
@@ -75,6 +82,8 @@ class NewRow(TypedDict, total=False):
     rejected_images: Sequence[ImageLike | ImageCell]
     contrast_images: Sequence[ImageLike | ImageCell]
     contrast_chosen: Sequence[Message]
+    rejected_masked: float | None
+    contrast_masked: float | None
     more_rejected: Sequence[Sequence[Message]]
     ratings: Sequence[Rating]
     facts: Sequence[str]
@@ -96,6 +105,8 @@ class PreferenceRow(TypedDict):
     rejected_images: NotRequired[list[Image.Image] | None]
     contrast_images: NotRequired[list[Image.Image] | None]
     contrast_chosen: NotRequired[list[Message] | None]
+    rejected_masked: NotRequired[float | None]
+    contrast_masked: NotRequired[float | None]
     more_rejected: NotRequired[list[list[Message]] | None]
     ratings: NotRequired[list[Rating] | None]
     facts: NotRequired[list[str] | None]

@@ -5,8 +5,8 @@ blocks (`veridical.data.messages`).
 
 - `preference`: `id`, `images`, `prompt`, `chosen`, `rejected` (TRL's vision preference format),
   and if any row has them `rejected_images`, `contrast_images`, `contrast_chosen`,
-  `more_rejected`, `ratings`, `facts`, `expected_answer`, `beta_factor`, `answer_prefix`,
-  `span_weights`, `source`.
+  `rejected_masked`, `contrast_masked`, `more_rejected`, `ratings`, `facts`, `expected_answer`,
+  `beta_factor`, `answer_prefix`, `span_weights`, `source`.
 - `unpaired` (TRL's unpaired preference format): `id`, `images`, `prompt`, `completion`, `label`
   (true: a good answer), and `facts`, `expected_answer`, `source`.
 - `conversation` (what SFT trains on): `id`, `images`, `messages`, and `source`.

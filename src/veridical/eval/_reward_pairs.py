@@ -111,6 +111,8 @@ def render_pairs(
             images = [Image.new("RGB", i.size, (127, 127, 127)) for i in open_images(images)]
         answers = [clean_messages(row["chosen"]), clean_messages(row["rejected"])]
         try:
+            if row.get("rejected_masked"):
+                raise RefusedRowError("image tokens can't be hidden (rejected_masked) from it")
             pairs[index] = judged_group(
                 reward_model.policy, reward_model.reading, row["id"], images, prompt, answers,
                 told[index], own,

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from veridical.data.record_kinds import Kind
+from veridical.data.record_types import OF_ONE_ANSWER
 from veridical.inspection.near import HASHES
 from veridical.inspection.pictures import NO_HASH, short_hash
 from veridical.inspection.rows import Row
@@ -19,14 +20,7 @@ from veridical.inspection.texts import shingles, words
 FEWEST_WORDS = 20
 """Below, texts of different rows are often the same by chance, and only copies count."""
 
-REST = (
-    "more_rejected",
-    "rejected_images",
-    "contrast_images",
-    "contrast_chosen",
-    "facts",
-    "expected_answer",
-)
+REST = (*OF_ONE_ANSWER, "facts", "expected_answer")
 """Fields in which rows with the same images, question and answers can differ."""
 
 

@@ -33,6 +33,7 @@ class Answer:
         prefix: the beginning of its text that does not count; no white space at its ends.
         spans: weights of parts of its text; they do not overlap, and the rest has weight 1.
         prompt: what it answers in place of the common prompt, with `images` as its pictures.
+        hidden: share of the tokens of its `images` that it can't see.
     """
 
     messages: Sequence[Message]
@@ -40,6 +41,7 @@ class Answer:
     prefix: str = ""
     spans: Sequence[Span] = ()
     prompt: Sequence[Message] | None = None
+    hidden: float = 0.0
 
 
 @dataclass(frozen=True)

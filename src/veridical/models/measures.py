@@ -12,9 +12,10 @@ from torch import Tensor
 from veridical.models.batch import Batch
 from veridical.models.batching import row_batch
 from veridical.models.heads import token_logps
+from veridical.models.hidden_tokens import hidden_image_tokens
 from veridical.models.logprobs import response_logps
 from veridical.models.policy import Policy
-from veridical.models.positions import first_tokens
+from veridical.models.positions import first_tokens, token_positions
 from veridical.models.precision import working_dtype
 from veridical.models.rendering import Group, open_images
 from veridical.models.rounding import rounding_of_logps
@@ -69,6 +70,10 @@ def stock_logps(policy: Policy, group: Group) -> Tensor:
         # Counted from the end: a processor turns a prompt's placeholders into any number of tokens.
         prompt = inputs["input_ids"].shape[1] - group.tokens_of(index)
         inputs = first_tokens(inputs, prompt + len(ids))
+        hidden = hidden_image_tokens(policy, inputs["input_ids"], [(group, index)])
+        if hidden is not None:
+            inputs["position_ids"] = token_positions(policy.core, inputs)
+            inputs["attention_mask"] = inputs["attention_mask"].masked_fill(hidden, 0)
         logits = policy.core(**inputs).logits[0, prompt - 1 : prompt - 1 + len(ids)]
         targets = inputs["input_ids"][0, prompt : prompt + len(ids)]
         learned = group.learned_of(index).to(logits.device)

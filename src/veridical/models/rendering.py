@@ -62,6 +62,8 @@ class Group:
         label: of a row without a pair, whether its answer is a good one.
         prompt_texts: for each response the prompt that it has in place of `prompt_text`, or None;
             None where all share it.
+        hidden: for each response, the share of its own images' tokens that can't be seen; None
+            where all can.
         token_counts: how many tokens each response's text has, those that were cut off included;
             empty where none were cut off.
         prompt_tokens: for each response, how many tokens its prompt has, image tokens included;
@@ -84,6 +86,11 @@ class Group:
     contrasts: int | None = None
     label: bool | None = None
     prompt_texts: tuple[str | None, ...] | None = None
+    hidden: tuple[float, ...] | None = None
+
+    def hidden_of(self, response: int) -> float:
+        """The share of image tokens that this response can't see."""
+        return self.hidden[response] if self.hidden else 0.0
 
     def prompt_of(self, response: int) -> str:
         """The rendered conversation up to where this response starts."""
@@ -131,6 +138,7 @@ def take_responses(group: Group, places: Sequence[int]) -> Group:
         prompt_tokens=taken(group.prompt_tokens),
         weights=group.weights and taken(group.weights),
         prompt_texts=group.prompt_texts and taken(group.prompt_texts),
+        hidden=group.hidden and taken(group.hidden),
     )
 
 
@@ -207,7 +215,9 @@ def render_answers(
     if all(own is None for own in own_images):
         own_images = []
     require_every_image(policy, images, own_images)
-    return make_group(id, images, asked.text, parts, max_response_tokens, own_images)
+    group = make_group(id, images, asked.text, parts, max_response_tokens, own_images)
+    hidden = tuple(answer.hidden for answer in answers)
+    return dataclasses.replace(group, hidden=hidden) if any(hidden) else group
 
 
 def _after_own_prompt(policy: Policy, prompt: Sequence[Message], answer: Answer) -> RenderedAnswer:

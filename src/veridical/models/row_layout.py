@@ -16,6 +16,7 @@ from veridical.models.batch import (
     padded,
     weights_of_tokens,
 )
+from veridical.models.hidden_tokens import hidden_image_tokens
 from veridical.models.policy import Policy
 from veridical.models.positions import (
     TOKEN_INPUTS,
@@ -37,6 +38,10 @@ def row_draft(policy: Policy, groups: Sequence[Group]) -> Draft:
     rows, sources = counts[:, 1:].nonzero(as_tuple=True)
     targets = inputs["input_ids"][:, 1:][rows, sources]
     last = inputs["attention_mask"].sum(-1) - 1
+    flat = [(group, index) for group in groups for index in range(len(group.response_ids))]
+    hidden = hidden_image_tokens(policy, inputs["input_ids"], flat)
+    if hidden is not None:
+        inputs["attention_mask"] = inputs["attention_mask"].masked_fill(hidden, 0)
     ends = torch.stack([torch.arange(len(last)), last], dim=-1)
     k = len(groups[0].response_ids)
     factors, weights = beta_factors_of(groups), weights_of_tokens(groups)

@@ -18,6 +18,7 @@ from veridical.models.batch import (
     padded,
     weights_of_tokens,
 )
+from veridical.models.hidden_tokens import hidden_image_tokens
 from veridical.models.policy import Policy
 from veridical.models.positions import (
     TOKEN_INPUTS,
@@ -55,6 +56,10 @@ def shared_draft(policy: Policy, groups: Sequence[Group]) -> Draft:
     ]
     inputs = _joined_inputs(policy, prompts, lengths, rows)
     segments = pad_sequence([row.segments for row in rows], batch_first=True, padding_value=-1)
+    first = [(groups[i], responses[0]) for i, responses in prefixes]
+    hidden = hidden_image_tokens(policy, inputs["input_ids"], first)
+    if hidden is not None:
+        segments = segments.masked_fill(hidden, -1)
     k = len(groups[0].response_ids)
     ends = torch.zeros(len(groups) * k, 2, dtype=torch.long)
     for number, (row, (i, responses)) in enumerate(zip(rows, prefixes, strict=True)):
@@ -82,7 +87,9 @@ def shared_draft(policy: Policy, groups: Sequence[Group]) -> Draft:
         (length, *(len(groups[i].response_ids[n]) for n in responses))
         for length, (i, responses) in zip(lengths, prefixes, strict=True)
     )
-    return Draft(batch, segments, image_blocks(policy, inputs), branches)
+    # Kernels without a mask would see what is hidden.
+    known = branches if hidden is None else ()
+    return Draft(batch, segments, image_blocks(policy, inputs), known)
 
 
 @dataclass(frozen=True)

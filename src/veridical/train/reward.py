@@ -24,7 +24,7 @@ from veridical.models.batching import collate
 from veridical.models.logprobs import ResponseLogps
 from veridical.models.model_argument import Model
 from veridical.models.policy import Policy
-from veridical.models.rendering import Group
+from veridical.models.rendering import Group, RefusedRowError
 from veridical.models.reward_model import (
     CRITERION,
     RewardInputs,
@@ -148,6 +148,10 @@ def read_reward_pairs(
         known = row.get("facts") or []
         rejected = [row["rejected"], *(row.get("more_rejected") or [])]
         distorted = images.of("rejected_images", count)
+        if row.get("rejected_masked"):
+            raise RefusedRowError(
+                "image tokens can't be hidden (rejected_masked) from a reward model"
+            )
         told[bool(known)] += 1
         groups = [
             judged_group(

@@ -15,7 +15,14 @@ from veridical.data.pixels import ImageError
 from veridical.data.record_files import stream_rows
 from veridical.data.record_kinds import RowError
 from veridical.data.record_spans import SpanWeight
-from veridical.data.record_types import IMAGE_FIELDS, CheckedRow, ImageCell, NewRow, Rating
+from veridical.data.record_types import (
+    IMAGE_FIELDS,
+    OF_ONE_ANSWER,
+    CheckedRow,
+    ImageCell,
+    NewRow,
+    Rating,
+)
 from veridical.data.records import write_records
 from veridical.inspection.rows import read_row
 from veridical.runtime.errors import UserError
@@ -163,7 +170,7 @@ def _refuse_own_images(record: CheckedRow, decision: Decision) -> None:
     """
     one = decision.comparison
     if one.first == "chosen" and decision.better == "second":
-        for name in ("rejected_images", "contrast_images", "contrast_chosen", "more_rejected"):
+        for name in OF_ONE_ANSWER:
             if record.get(name):
                 raise RowError(name, "the answers were to be exchanged, but this is of one of them")
 
@@ -196,8 +203,7 @@ def pair_of(record: CheckedRow, decision: Decision, mark_weight: float) -> NewRo
     given: Mapping[str, object] = record
     kept = ["images", "prompt", "facts", "expected_answer", "answer_prefix"]
     if names == {"chosen": "chosen", "rejected": "rejected"}:
-        kept += ["rejected_images", "contrast_images", "contrast_chosen", "more_rejected",
-                 "beta_factor", "span_weights"]  # fmt: skip
+        kept += [*OF_ONE_ANSWER, "beta_factor", "span_weights"]
     pair = cast(NewRow, {name: given[name] for name in kept if given.get(name) is not None})
     pair["id"] = one.row.id
     pair["chosen"] = _answer(record, names["chosen"])

@@ -150,7 +150,10 @@ def shown_record(row: Row, id: str, problem: str, marking: Marking | None) -> Sh
         for rating in (row.record or {}).get("ratings") or []
     }
     record: Mapping[str, object] = row.record or {}
-    for name in ("label", "beta_factor", "expected_answer", "answer_prefix"):
+    for name in (
+        "label", "beta_factor", "expected_answer", "answer_prefix", "rejected_masked",
+        "contrast_masked",
+    ):  # fmt: skip
         value = record.get(name)
         if isinstance(value, str | float | int):
             fields[name] = value

@@ -81,7 +81,8 @@ def check_empty(row: Row) -> Iterator[Finding]:
 
 def check_equal(row: Row) -> Iterator[Finding]:
     """Check that chosen and rejected differ in more than their form."""
-    answers, distorted = row.answers, row.named.get("rejected_images") is not None
+    answers, seen = row.answers, ("rejected_images", "rejected_masked")
+    distorted = any(row.named.get(name) is not None for name in seen)
     if row.kind != "preference" or distorted or len(answers) < 2:
         return
     chosen, rejected = answers["chosen"], answers["rejected"]

@@ -18,7 +18,8 @@ def collapsed(group: Group) -> list[int]:
     """
 
     def seen(response: int) -> list[str]:
-        return [image_bytes_key(image) for image in group.images_of(response)]
+        keys = [image_bytes_key(image) for image in group.images_of(response)]
+        return [*keys, f"hidden {group.hidden_of(response)}"]
 
     first = group.response_ids[0]
     equal = [i for i, ids in enumerate(group.response_ids) if i and torch.equal(ids, first)]

@@ -87,6 +87,7 @@ def with_answers_of(group: Group, other: Group, limit: int | None = None) -> Gro
         response_ids=(*group.response_ids, *ids),
         cut=(*group.cut, *cut),
         response_images=group.response_images and (*group.response_images, *[None] * count),
+        hidden=group.hidden and (*group.hidden, *[0.0] * count),
         learned=masks,
         token_counts=tuple(one.tokens_of(i) for one in (group, other) for i in range(count)),
         prompt_tokens=group.prompt_tokens and (*group.prompt_tokens, *[prompt] * count),

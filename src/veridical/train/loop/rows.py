@@ -280,12 +280,16 @@ def render_pair(
     more = (row.get("more_rejected") or []) if further else []
     named |= {answer_field(len(branches) + i): answer for i, answer in enumerate(more)}
     distorted = images.of("rejected_images", count) if "rejected" in branches else None
+    hidden = (row.get("rejected_masked") or 0.0) if "rejected" in branches else 0.0
+    if hidden and distorted is None:
+        distorted = images.of_prompt(count)
     answers = [
         Answer(
             messages,
             distorted if name == "rejected" else None,
             row.get("answer_prefix") or "",
             spans_of((row.get("span_weights") or ()) if "rejected" in branches else (), name),
+            hidden=hidden if name == "rejected" else 0.0,
         )
         for name, messages in named.items()
     ]
@@ -312,19 +316,22 @@ def _seen_otherwise(
         answer = Answer(row["contrast_chosen"])
     else:
         answer = known[view.answer]
+    answer = dataclasses.replace(answer, hidden=0.0)
     if view.images == "images":
         return dataclasses.replace(answer, images=None)
     if view.images == "none":
         if not count:
             raise RefusedRowError("the loss reads answers without their image, and there is none")
         return dataclasses.replace(answer, images=(), prompt=without_images(row["prompt"]))
-    other = images.of("contrast_images", count)
+    other, hidden = images.of("contrast_images", count), row.get("contrast_masked") or 0.0
+    if hidden and other is None:
+        other = images.of_prompt(count)
     if not other:
         raise RefusedRowError(
             "the loss compares the answer with itself under contrast_images, and there are "
             "none; `veridical build distort --column contrast_images` makes them"
         )
-    return dataclasses.replace(answer, images=other)
+    return dataclasses.replace(answer, images=other, hidden=hidden)
 
 
 def _even_out(groups: Sequence[Group]) -> list[Group]:
