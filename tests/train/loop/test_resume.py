@@ -60,6 +60,8 @@ FIXED = {
     "samples", "inner_epochs", "minibatches", "clip", "value_clip", "value_weight",
     "value_learning_rate", "gamma", "lam", "kl_coefficient", "kl_estimator", "kl_target",
     "kl_horizon", "stop_kl", "one_base",
+    "ratio", "clip_high", "average", "divide_by_deviation", "skip_equal", "overlong_penalty",
+    "overlong_share",
 }  # fmt: skip
 
 
