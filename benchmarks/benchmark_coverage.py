@@ -1,6 +1,7 @@
 """How often the intervals of the benchmarks' own metrics hold the truth, in simulated evaluations.
 
     python benchmarks/benchmark_coverage.py            (some minutes on an idle core)
+    python benchmarks/benchmark_coverage.py --only label_free
 
 `coverage.py` has POPE, CHAIR, AMBER and rewards, in every detail. This has what the other
 benchmarks score: ratings, marks, short answers, whole questions and figures, preferences, with 50,
@@ -11,6 +12,7 @@ docs/statistics.md. Nothing depends on the machine.
 
 from __future__ import annotations
 
+import argparse
 import csv
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -25,11 +27,13 @@ from scipy.special import expit
 from veridical.eval.alpaca_eval import BENCHMARK as ALPACA_EVAL
 from veridical.eval.dash_b import BENCHMARK as DASH_B
 from veridical.eval.hallusion_metrics import FORMULAS as HALLUSION
+from veridical.eval.label_free import BENCHMARK as LABEL_FREE
 from veridical.eval.llava_bench import BENCHMARK as LLAVA_BENCH
 from veridical.eval.mmbench import BENCHMARK as MMBENCH
 from veridical.eval.mmhal import BENCHMARK as MMHAL
 from veridical.eval.mmvet import BENCHMARK as MMVET
 from veridical.eval.mt_bench import BENCHMARK as MT_BENCH
+from veridical.eval.object_halbench import BENCHMARK as OBJECT_HALBENCH
 from veridical.eval.short_answers import FORMULAS as SHORT
 from veridical.eval.text_pairs import BENCHMARK as TEXT_PAIRS
 from veridical.eval.vl_rewardbench import BENCHMARK as VL_REWARDBENCH
@@ -282,6 +286,53 @@ def _texts(random: np.random.Generator, shape: Shape) -> Answers:
     return answers
 
 
+def _descriptions(random: np.random.Generator, shape: Shape) -> Answers:
+    """Object HalBench: a description an image; a poor one invents several things."""
+    objects = 1 + random.binomial(11, 0.35, shape)
+    ease = random.normal(1.5, 1, shape)
+
+    def answers(gain: float) -> Mapping[str, NDArray[Any]]:
+        read = _some(random, shape, 0.98)
+        recalled = random.binomial(objects, expit(ease + 0.3 * gain - 1))
+        again = random.poisson(0.5 * recalled)
+        invented = read * random.poisson(1.2 * expit(-(ease + gain)))
+        named = read * (recalled + again) + invented
+        return {
+            "rows": np.ones(shape), "unread": 1 - read, "answers": read,
+            "words": np.round(random.lognormal(4.3, 0.3, shape)),
+            "with_objects": 1.0 * (named > 0), "without_objects": read * (named == 0),
+            "wrong": 1.0 * (invented > 0), "named": named, "hallucinated": invented,
+            "recalled": read * recalled, "objects": read * objects,
+        }  # fmt: skip
+
+    return answers
+
+
+def _held_out(random: np.random.Generator, shape: Shape) -> Answers:
+    """The label-free check: one to three pairs an image, with log-probabilities in nats."""
+    asked = 1 + random.integers(0, 3, shape)
+    there = np.arange(3) < asked[..., None]
+    ease = random.normal(0, 2, (*shape, 1)) + random.normal(0, 3, (*shape, 3))
+    tokens = 1.0 * random.integers(8, 41, ease.shape)
+
+    def answers(gain: float) -> Mapping[str, NDArray[Any]]:
+        lead = 1 + 3 * gain + ease + random.normal(0, 1.5, ease.shape)
+        blind = 0.5 * ease + random.normal(0, 2, ease.shape)
+        words = np.round(random.lognormal(2.5 + 0.1 * gain, 0.4, ease.shape))
+        words *= random.random(ease.shape) < 0.99
+        counts = {
+            "pairs": np.ones(ease.shape), "preferred": lead > 0, "blind_preferred": blind > 0,
+            "lead": lead, "from_image": lead - blind,
+            "nats": tokens * random.gamma(4, 0.2 - 0.1 * gain, ease.shape), "tokens": tokens,
+            "text_nats": tokens * random.gamma(4, 0.3 - 0.1 * gain, ease.shape),
+            "text_tokens": tokens, "words": words, "empty": words == 0,
+            "refusals": random.random(ease.shape) < 0.04 * expit(-gain),
+        }  # fmt: skip
+        return {name: (there * column).sum(-1) for name, column in counts.items()}
+
+    return answers
+
+
 def _chance(random: np.random.Generator, share: FloatArray) -> FloatArray:
     return (random.random(share.shape) < share).astype(np.float64)
 
@@ -301,14 +352,21 @@ WORLDS: Mapping[str, tuple[World, Sequence[Metric]]] = {
     ),
     "dash_b": (_objects, DASH_B.formulas),
     "text_pairs": (_texts, TEXT_PAIRS.formulas),
+    "object_halbench": (_descriptions, OBJECT_HALBENCH.formulas),
+    "label_free": (_held_out, LABEL_FREE.formulas),
 }  # fmt: skip
 
 
 def simulate(
-    sets: int = SETS, clusters: Sequence[int] = CLUSTERS, seed: int = 0, large: int = TRUTH
+    sets: int = SETS,
+    clusters: Sequence[int] = CLUSTERS,
+    seed: int = 0,
+    large: int = TRUTH,
+    only: Sequence[str] = (),
 ) -> Iterator[Cell]:
-    """Every cell, benchmark by benchmark."""
-    for name, (world, metrics) in WORLDS.items():
+    """Every cell, benchmark by benchmark; the cells of one do not depend on the others."""
+    for name in only or WORLDS:
+        world, metrics = WORLDS[name]
         known = _sides(world, generator(seed, "truth", name), (1, large))
         truth = {
             metric.name: [float(metric.formula(totals(side))[0]) for side in known]
@@ -409,12 +467,30 @@ def outside(cells: Sequence[Cell]) -> list[str]:
     return lines
 
 
+def _known() -> list[Cell]:
+    """What the file has."""
+    with FILE.open(encoding="utf-8", newline="") as file:
+        return [
+            Cell(
+                row["benchmark"], row["metric"], int(row["clusters"]), float(row["covered"]),
+                float(row["difference"]), float(row["equal"]), float(row["rejected"]),
+                float(row["wilcoxon"]) if row["wilcoxon"] else None,
+            )
+            for row in csv.DictReader(file)
+        ]  # fmt: skip
+
+
 def main() -> None:
     """Simulate, write the file and print the table."""
-    cells = []
-    for cell in simulate():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", nargs="+", choices=list(WORLDS), default=[], help="benchmarks")
+    only = parser.parse_args().only
+    cells = [cell for cell in _known() if only and cell.benchmark not in only]
+    for cell in simulate(only=only):
         cells.append(cell)
         print(cell, flush=True)
+    places = list(WORLDS)
+    cells.sort(key=lambda cell: places.index(cell.benchmark))
     with FILE.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, list(asdict(cells[0])))
         writer.writeheader()
