@@ -6,7 +6,7 @@ from veridical.data.text.thoughts import is_empty_thought
 from veridical.models.policy import Policy, end_token_ids
 from veridical.models.text_tokens import Tokens, tokenize
 from veridical.models.turns import Rendered
-from veridical.runtime.errors import RefusedRowError as RefusedRowError
+from veridical.runtime.errors import RefusedRowError
 
 
 def continuation_start(asked: Rendered, whole: Rendered) -> int:
