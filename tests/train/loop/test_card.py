@@ -140,7 +140,7 @@ def test_every_option_that_decides_is_shown(command: Callable[..., None]) -> Non
         found |= set(
             _options(
                 words,
-                {**options, "select_by": "chair/chair_i", "pairs": pairs},
+                {**options, "select_by": "chair/chair_i", "pairs": pairs, "reference_every": 8},
                 {"options": own},
             )
         )

@@ -19,10 +19,11 @@ from veridical.train.loop.stopping import CHECKED, improves, in_words
 from veridical.train.loop.trainer_keys import REINFORCED
 
 SHOWN = (
-    "reference", "reference_model", "facts", "criterion", "tuning", "lora_rank",
-    "lora_alpha", "lora_dropout", "lora_targets", "lora_rslora", "lora_dora", "init_adapter",
-    "train_projector", "train_vision", "model_dropout", "projector_learning_rate", "learning_rate",
-    "epochs", "max_steps", "batch_size", "accumulation", "max_length", "max_response_tokens",
+    "reference", "reference_model", "reference_every", "reference_mix", "facts", "criterion",
+    "tuning", "lora_rank", "lora_alpha", "lora_dropout", "lora_targets", "lora_rslora",
+    "lora_dora", "init_adapter", "train_projector", "train_vision", "model_dropout",
+    "projector_learning_rate", "learning_rate", "epochs", "max_steps", "batch_size",
+    "accumulation", "max_length", "max_response_tokens",
     "more_data", "data_weights", "held_out", "select_by", "patience", "dtype", "mixed_precision",
     "template", "trainer", "seed",
 )  # fmt: skip
@@ -241,6 +242,8 @@ def _options(
     if configuration.get("judge") == "none":
         shown = tuple(name for name in shown if name not in JUDGED[1:])
     unused = () if objective.get("needs_reference", True) else ("reference", "reference_model")
+    if configuration.get("reference_every") is None:  # the reference stays what it is
+        unused = (*unused, "reference_every", "reference_mix")
     common = (*SHOWN, *CHECKING) if configuration.get("select_by") in CHECKED else SHOWN
     rest = {n: configuration[n] for n in common if n in configuration and n not in unused}
     chosen = {name: configuration[name] for name in shown if name in configuration}
