@@ -76,6 +76,9 @@ def rows_of(kind: str) -> list[Row]:
             rows.append(base | {"messages": [*prompt, assistant_message("Yes.")]})
         elif kind == "prompt":
             rows.append(base | {"prompt": prompt, "facts": ["F."]})
+        elif kind == "unpaired":
+            answer = {"completion": [assistant_message("Yes.")], "label": len(rows) % 2 == 0}
+            rows.append(base | {"prompt": prompt} | answer)
         else:
             answers = [[assistant_message("A.")], [assistant_message("B.")]]
             rows.append(base | {"prompt": prompt, "responses": answers})
