@@ -113,7 +113,7 @@ def test_factors_select_by_declaration_and_by_what_rows_say(tmp_path: Path) -> N
 def test_rejected_answers_come_from_another_set_of_the_same_prompts(tmp_path: Path) -> None:
     spans = [{"answer": one, "weight": 2.0} for one in ("chosen", "rejected")]
     parts = {"rejected": "Trust me.", "answer_prefix": "Tru", "span_weights": spans}
-    data = pairs(tmp_path, "a", 6, **parts)
+    data = pairs(tmp_path, "a", 6, rejected_masked=0.5, **parts)
     other = pairs(tmp_path / "x", "b", 5)
     changed = read_jsonl(other)
     changed[1] |= {"prompt": "Another question?"}
@@ -130,6 +130,7 @@ def test_rejected_answers_come_from_another_set_of_the_same_prompts(tmp_path: Pa
     for column in ("ratings", "span_weights"):
         assert [one["answer"] for one in rows["0"][column]] == ["chosen"]
     assert rows["0"].get("answer_prefix") is None, "the other answer does not begin so"
+    assert rows["0"].get("rejected_masked") is None, "that was of the answer which is gone"
     reasons = {row["id"]: row["reason"] for row in read_jsonl(tmp_path / "out" / "skipped.jsonl")}
     assert reasons == {
         "1": "the pair of this id has another prompt",

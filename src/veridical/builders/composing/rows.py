@@ -54,7 +54,7 @@ def _row(
         source["from"] = row["source"]
     if partner is not None:
         row |= {"rejected": partner["rejected"], "more_rejected": None, "rejected_images": None,
-                "ratings": _of_chosen(row.get("ratings")),
+                "rejected_masked": None, "ratings": _of_chosen(row.get("ratings")),
                 "span_weights": _of_chosen(row.get("span_weights"))}  # fmt: skip
         prefix = row.get("answer_prefix")
         if prefix and not text_of(row["rejected"]).lstrip().startswith(prefix):
