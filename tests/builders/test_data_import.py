@@ -135,11 +135,17 @@ def test_answers_labeled_bad_are_none_to_learn(tmp_path: Path) -> None:
     row = {"prompt": "Q?", "completion": "A.", "label": True}
     called = [{"role": "user", "content": "Q?"}, {"role": "assistant", "content": "B."}]
     called[1] |= {"tool_calls": [{"name": "see"}]}  # type: ignore[dict-item]
-    rows = [row, row | {"completion": "C.", "label": False}, {"messages": called}]
-    assert len(import_rows(tmp_path, rows, "--kind", "conversation", *ANY)) == 1
+    bad: list[dict[str, Any]] = [
+        row | {"completion": "C.", "label": False}, row | {"completion": "D.", "label": 0},
+        {"question": "Q?", "answer": "E.", "desirable": False},
+        {"question": "Q?", "answer": "F.", "kto_tag": 0},
+    ]  # fmt: skip
+    rows = [row, row | {"completion": "G.", "label": 1}, *bad, {"messages": called}]
+    assert len(import_rows(tmp_path, rows, "--kind", "conversation", *ANY)) == 2
+    why = "its answer is labeled as a bad one, and is none to learn"
     assert sorted(skipped(tmp_path)) == [
-        (2, "label", "its answer is labeled as a bad one, and is none to learn"),
-        (3, "messages", "message 2 calls tools, which are not read"),
+        *((number, "label", why) for number in range(3, 7)),
+        (7, "messages", "message 2 calls tools, which are not read"),
     ]
 
 

@@ -493,9 +493,10 @@ def test_bad_conversations_say_what_is_wrong(folder: Path) -> None:
     assert "an answer holds" in reason_against(folder, row, "conversation")
     row["conversations"] = [{"from": "human"}]
     assert "turn 1 must have" in reason_against(folder, row, "conversation")
-    assert "labeled as a bad one" in reason_against(
-        folder, conversation() | {"label": False}, "conversation"
-    )
+    for label in ({"label": False}, {"label": 0}, {"desirable": False}, {"kto_tag": 0}):
+        assert "labeled as a bad one" in reason_against(
+            folder, conversation() | label, "conversation"
+        )
     unanswered = conversation() | {"messages": [user_message("a")]}
     assert "last assistant" in reason_against(folder, unanswered, "conversation")
     assert "last user" in reason_against(

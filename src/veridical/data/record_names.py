@@ -103,8 +103,10 @@ def with_own_names(row: Mapping[str, object], kind: str) -> tuple[dict[str, obje
 
 def is_labeled_bad(row: Mapping[str, object]) -> bool:
     """Whether a row is of a set without pairs (KTO's), and its answer one of the bad ones."""
-    labeled = row.get("label") is False and ("completion" in row or "messages" in row)
-    return labeled or row.get("kto_tag") is False
+    labels = [row.get(name) for name in LABELS]
+    if "completion" in row or "messages" in row:  # else `label` may be anything
+        labels.append(row.get("label"))
+    return any(isinstance(label, bool | int) and not label for label in labels)
 
 
 def image_marker(row: Mapping[str, object]) -> str | None:
