@@ -64,8 +64,6 @@ RANGES: Mapping[str, Range] = {
     "per_image": COUNT,
     "projector_learning_rate": RATE,
     "questions": COUNT,
-    "reference_every": COUNT,
-    "reference_mix": Range(0, 1, above=True),
     "retry_temperature": TEMPERATURE,
     "rollout_batch": COUNT,
     "rollout_steps": COUNT,

@@ -68,7 +68,6 @@ ANY = Range(-MOST)
 WEIGHT = Range(0)
 ABOVE_ZERO = Range(0, above=True)
 SHARE = Range(0, 1)
-ANY = Range(-MOST)
 RATE = Range(0, 10, above=True)
 
 

@@ -121,6 +121,8 @@ def test_a_resumed_run_goes_on_with_its_reference(
 @pytest.mark.parametrize(
     ("given", "message"),
     [
+        ({"following": Following(0)}, "--reference-every is 0; give 1 or more"),
+        ({"following": Following(1, 1.5)}, "--reference-mix is 1.5; give above 0 to 1"),
         ({"following": Following(None, 0.5)}, "Set --reference-every, or leave --reference-mix"),
         ({"objective": AveragedPreference(SimPO())}, "means nothing with --loss simpo"),
         ({"reference": "precomputed"}, "Set --reference in_step too"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
@@ -11,6 +12,7 @@ from veridical.objectives.preference import Preference
 from veridical.runtime import processes
 from veridical.runtime.errors import UserError
 from veridical.runtime.progress import counted
+from veridical.runtime.ranges import COUNT, Range, check_ranges
 from veridical.train.loop.scorer import Scorer
 from veridical.train.options import Training
 
@@ -26,8 +28,8 @@ class Following:
             place (a hard update), less mixes the two (a soft one; TRL has 0.6).
     """
 
-    reference_every: int | None = None
-    reference_mix: float = 1.0
+    reference_every: Annotated[int | None, COUNT] = None
+    reference_mix: Annotated[float, Range(0, 1, above=True)] = 1.0
 
     def check(
         self, objective: Preference, reference: str, declared: Model | None, training: Training
@@ -43,6 +45,7 @@ class Following:
         Raises:
             UserError: names the option.
         """
+        check_ranges(self)
         if self.reference_every is None:
             if self.reference_mix != 1:
                 raise UserError(
