@@ -14,6 +14,7 @@ from veridical.data.record_types import Branch
 from veridical.data.records import assistant_message, user_message, write_records
 from veridical.models.policy import Policy
 from veridical.models.reward_model import RewardInputs
+from veridical.objectives.symmpo import SymMPO
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_jsonl
 from veridical.train.loop.left_out import LeftOut
@@ -169,6 +170,22 @@ def test_of_further_answers_only_those_that_are_the_chosen_one_go(
         assert "1 further rejected answer is left out" in capsys.readouterr().out
     pairs = read_reward_pairs(policy, data, RewardInputs(), training).groups
     assert [group.id for group in pairs] == ["r0", "r0/1", "r0/3", "r1"]
+
+
+def test_an_answer_to_the_other_picture_that_is_cut_to_the_chosen_one_is_named(
+    policy: Policy, tmp_path: Path, pictures: list[Image.Image]
+) -> None:
+    """It is not the pictures that are the same."""
+    other = {
+        "contrast_images": [pictures[1]],
+        "contrast_chosen": [assistant_message(COMMON + "There is a black cat.")],
+    }
+    row = pair(0, pictures[0], COMMON + "There is a green chair.", "There is a blue dog.", **other)
+    data, cut = write(tmp_path, [row]), replace(TRAINING, max_response_tokens=8)
+    with pytest.raises(UserError, match="chosen and contrast_chosen are the same in their first 8"):
+        read_training_rows(
+            policy, data, "preference", ("chosen", "rejected"), cut, True, SymMPO.views
+        )
 
 
 def test_the_case_of_others(policy: Policy, test_data: Path) -> None:

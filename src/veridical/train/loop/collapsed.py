@@ -28,7 +28,7 @@ def collapsed(group: Group) -> list[int]:
 
 
 def refuse_collapsed(group: Group) -> None:
-    """Refuse a pair whose rejected answer is the chosen one again: nothing is left of it.
+    """Refuse a pair whose answer to compare with is the chosen one again: nothing is left of it.
 
     Raises:
         RefusedRowError: says why.
@@ -36,8 +36,11 @@ def refuse_collapsed(group: Group) -> None:
     equal = collapsed(group)
     if 1 in equal:
         raise RefusedRowError(why_collapsed(group, 1, "rejected"))
-    if any(i >= _answers(group) for i in equal):
+    # Of all losses the first answer that is read once more is the chosen one, elsewhere.
+    if _answers(group) in equal:
         raise RefusedRowError("contrast_images show the same as images")
+    if again := [i for i in equal if i > _answers(group)]:
+        raise RefusedRowError(why_collapsed(group, again[0], "contrast_chosen"))
 
 
 def further_collapsed(group: Group) -> dict[int, str]:
