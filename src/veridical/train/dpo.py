@@ -71,6 +71,7 @@ def train_dpo(
         "kind": kind, "following": following,
     }  # fmt: skip
     with start_training(Given("train dpo", model, data, out, training, options)) as run:
+        following.tell_selection(training)
         start = load_start_beside_reference(model, training, run)
         read = read_preferences(start, data, kind, objective, training)
         rows = training_set(start, read, training, out)

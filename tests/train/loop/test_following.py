@@ -140,3 +140,15 @@ def test_what_a_following_reference_cannot_do(given: dict[str, Any], message: st
     }  # fmt: skip
     with pytest.raises(UserError, match=message):
         train_dpo("nothing", Path("nothing"), Path("nothing"), **options)
+
+
+def test_a_choice_by_losses_of_different_references_is_told(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    held_out = replace(TRAINING, held_out=0.25)
+    for training in (TRAINING, replace(held_out, select_by="chair/chair_i")):
+        Following(2).tell_selection(training)
+    Following().tell_selection(held_out)
+    assert capsys.readouterr().out == ""
+    Following(2).tell_selection(held_out)
+    assert "or --held-out 0 for the last step's weights" in capsys.readouterr().out

@@ -14,6 +14,7 @@ from veridical.runtime.errors import UserError
 from veridical.runtime.progress import counted
 from veridical.runtime.ranges import COUNT, Range, check_ranges
 from veridical.train.loop.scorer import Scorer
+from veridical.train.loop.stopping import OF_ROWS
 from veridical.train.options import Training
 
 
@@ -77,6 +78,21 @@ class Following:
                 "--reference-every copies weights that FSDP and ZeRO-3 share out among processes. "
                 "Start the processes without them, or leave --reference-every out."
             )
+
+    def tell_selection(self, training: Training) -> None:
+        """Say where checkpoints would be chosen by figures that can't be compared.
+
+        Args:
+            training: the run's options.
+        """
+        decides = training.held_out > 0 and training.select_by in OF_ROWS
+        if self.reference_every is None or not decides:
+            return
+        print(
+            f"The held-out {training.select_by} of each evaluation is against the reference of "
+            "that step, so it says little about which checkpoint is best. Set --select-by to a "
+            "figure of --check-images, or --held-out 0 for the last step's weights."
+        )
 
     def __str__(self) -> str:
         """For the proof of the start; nothing where the reference stays."""
