@@ -427,6 +427,20 @@ def test_what_two_pictures_need(saved: str, tmp_path: Path, pictures: list[Image
         train_online(saved, data, tmp_path / "no", objective=Preference(SVCO()), training=TRAINING)
 
 
+@pytest.mark.parametrize("column", ["rejected_images", "rejected_masked"])
+def test_svco_reads_both_answers_with_the_same_pictures(
+    policy: Policy, tmp_path: Path, pictures: list[Image.Image], column: str
+) -> None:
+    own = {"rejected_images": [pictures[2]], "rejected_masked": 0.5}[column]
+    data = write(tmp_path, [pair(0, pictures, contrast_images=[pictures[1]], **{column: own})])
+    answers: tuple[Branch, ...] = ("chosen", "rejected")
+    views = SVCO.views
+    groups = read_training_rows(policy, data, "preference", answers, TRAINING, True, views).groups
+    with pytest.raises(UserError, match="--loss svco reads both answers with images"):
+        require_used(AveragedPreference(SVCO()), groups)
+    require_used(AveragedPreference(MDPO()), groups)
+
+
 def test_weights_by_length_are_not_replaced_by_other_ones(
     saved: str, tmp_path: Path, pictures: list[Image.Image]
 ) -> None:

@@ -207,6 +207,8 @@ class PairLoss(Objective):
         averages_tokens: whether it divides log-probs by their answer's length itself.
         two_answers: whether it needs exactly two answers; pairs with further rejected ones are
             refused.
+        same_pictures: whether both answers have to be read with `images`; pairs whose rejected one
+            has other pictures, or sees less of them, are refused.
         over_batch: whether a pair's loss depends on the other pairs of its batch.
         reads_batch: what it then does, for messages.
         batch_of_one: what a batch of one is, and what to set.
@@ -216,6 +218,7 @@ class PairLoss(Objective):
     uses_weights: ClassVar[bool] = False
     averages_tokens: ClassVar[bool] = False
     two_answers: ClassVar[bool] = False
+    same_pictures: ClassVar[bool] = False
     over_batch: ClassVar[bool] = False
     reads_batch: ClassVar[str] = ""
     batch_of_one: ClassVar[str] = ""

@@ -30,6 +30,7 @@ class SVCO(PairLoss):
     """
 
     name: ClassVar[str] = "svco"
+    same_pictures: ClassVar[bool] = True
     views: ClassVar[tuple[View, ...]] = (
         CHOSEN_ELSEWHERE,
         REJECTED_ELSEWHERE,

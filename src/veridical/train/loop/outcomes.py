@@ -118,7 +118,8 @@ def require_used(objective: Preference, groups: Iterable[Group]) -> None:
     """Refuse rows that say what the loss has no use for.
 
     Raises:
-        UserError: a row has a factor on beta, weights or further answers, and the loss takes none.
+        UserError: a row has a factor on beta, weights, further answers or other pictures for the
+            rejected one, and the loss takes none.
     """
     for group in groups:
         if group.beta_factor != 1 and not objective.uses_beta_factors:
@@ -128,6 +129,8 @@ def require_used(objective: Preference, groups: Iterable[Group]) -> None:
         if group.weights and not objective.uses_weights:
             refused = _chosen(objective, lambda loss: not loss.uses_weights)
             _refuse_column(group.id, "span_weights", "span_weights", refused)
+        if group.response_images and group.response_images[1] is not None:
+            _refuse_other_pictures(objective, group.id)
         answers = len(group.response_ids) - (group.contrasts or 0)
         if answers > 2 and any(map(_compares_two, objective.pair_losses)):
             name, option = _chosen(objective, _compares_two)
@@ -140,6 +143,16 @@ def require_used(objective: Preference, groups: Iterable[Group]) -> None:
 def _compares_two(loss: PairLoss) -> bool:
     """Whether it has no use for further rejected answers."""
     return len(loss.views) > 1 or loss.over_batch or loss.two_answers
+
+
+def _refuse_other_pictures(objective: Preference, id: str) -> None:
+    """Refuse a row whose rejected answer has pictures of its own, where a loss takes none."""
+    if any(loss.same_pictures for loss in objective.pair_losses):
+        name, option = _chosen(objective, lambda loss: loss.same_pictures)
+        raise UserError(
+            f"Row {id} has rejected_images or rejected_masked, and {option} {name} reads both "
+            "answers with images. Leave these columns out, or set --loss dpo, mdpo or symmpo."
+        )
 
 
 def _refuse_column(id: str, column: str, has: str, loss: tuple[str, str]) -> None:
