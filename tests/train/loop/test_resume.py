@@ -119,6 +119,12 @@ def test_every_option_of_training_is_free_or_fixed_or_goes_by_key() -> None:
             ["--generation-weight 0.0, not 1.0"],
         ),
         ({"loss": "mpo"}, {"loss": "mpo", "generation_weight": 0.0}, []),
+        ({}, {"reference_every": None, "overlong_penalty": 0.0}, []),
+        (
+            {},
+            {"reference_every": 2, "overlong_penalty": 1.0},
+            ["--reference-every (not set), not 2", "--overlong-penalty 0.0, not 1.0"],
+        ),
         ({"learning_rate": 0.1}, {"learning_rate": 0.2}, ["--learning-rate 0.1, not 0.2"]),
     ],
 )

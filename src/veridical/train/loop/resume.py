@@ -34,9 +34,11 @@ and models are free where both are there to be compared (`_compared`)."""
 LENGTH = {"epochs", "max_steps", "patience"}
 """Options that may differ as well where a run is extended, and only there."""
 
-AS_BEFORE: Mapping[str, object] = {"generation_weight": 0.0}
-"""Options that change a result by their default, and the value that goes on with a run that was
-started before they were there."""
+AS_BEFORE: Mapping[str, object] = {
+    "generation_weight": 0.0, "reference_every": None, "overlong_penalty": 0.0,
+}  # fmt: skip
+"""Newer options that change a result, and the value that goes on with a run that was started before
+they were there."""
 
 FREE_KEYS: Mapping[str, frozenset[str]] = {
     "endpoint": frozenset(field.name for field in fields(EndpointSettings)),
