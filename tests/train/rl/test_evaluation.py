@@ -392,7 +392,11 @@ def test_half_precision_is_evaluated_too(
         ({"select_by": "chair/chair_i"}, NOBODY, "Give --check-images and --check-objects"),
         ({"held_out": 1.0}, NOBODY, "--held-out is 1"),
         ({"held_out": 0.99}, NOBODY, "would hold out all 12 rows, which have 6 different pictures"),
-        ({"trainer": {"lr_scheduler_type": "greedy"}}, NOBODY, "which PPO and RLOO do not have"),
+        (
+            {"trainer": {"lr_scheduler_type": "greedy"}},
+            NOBODY,
+            "which PPO, RLOO and GRPO do not have",
+        ),
     ],
 )
 def test_what_can_not_decide_is_refused(
