@@ -84,6 +84,8 @@ def test_files_of_one_name_are_both_recorded() -> None:
         "data/a/held_out.jsonl": files[0], "data/b/held_out.jsonl": files[1],
         "data/c.jsonl": files[2],
     }  # fmt: skip
+    deeper = [Path("a/pairs/pairs.parquet"), Path("b/pairs/pairs.parquet")]
+    assert dict(inputs_of({"data": deeper})) == {f"data/{path}": path for path in deeper}
 
 
 def test_groups_and_other_statistics_are_scored_like_the_rest() -> None:

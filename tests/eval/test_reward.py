@@ -20,7 +20,7 @@ from veridical.eval._reward_scores import (
     reward_sums,
 )
 from veridical.eval.benchmark import score_rows
-from veridical.eval.reward import BENCHMARK
+from veridical.eval.reward import BENCHMARK, _names
 from veridical.eval.scores import read_scores
 from veridical.models.load import load_policy
 from veridical.models.reward_model import RewardInputs, new_head, save_head
@@ -50,6 +50,20 @@ def test_scores_by_hand() -> None:
     # The first prefers the longer answer and is right; the second the longer one and is wrong.
     assert value("longer_preferred", given) == 1.0
     assert value("longer_chosen", given) == 0.5
+
+
+@pytest.mark.parametrize(
+    ("files", "names"),
+    [
+        (["x/a.parquet", "y/b.jsonl"], ["a", "b"]),
+        (["x/a.parquet", "y/a.jsonl", "b"], ["x/a", "y/a", "b"]),
+        (["x/pairs/pairs.parquet", "y/pairs/pairs.parquet"], ["x/pairs/pairs", "y/pairs/pairs"]),
+        (["x/a.parquet", "x/a.jsonl"], ["a.parquet", "a.jsonl"]),
+    ],
+)
+def test_every_file_of_pairs_has_a_name_of_its_own(files: list[str], names: list[str]) -> None:
+    data = [Path(file) for file in files]
+    assert _names(data) == dict(zip(names, data, strict=True))
 
 
 def test_calibration_by_hand() -> None:

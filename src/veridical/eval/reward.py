@@ -30,6 +30,7 @@ from veridical.models.reward_model import RewardModel, load_reward_model, score_
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import require_file
 from veridical.runtime.options import Placement, Reading
+from veridical.runtime.path_names import path_names
 from veridical.runtime.progress import part_of, track
 from veridical.runtime.run_files import SkippedRow
 from veridical.scoring.statistics import Estimate
@@ -174,12 +175,10 @@ def _judged(chosen: float, rejected: float) -> dict[str, float]:
 
 
 def _names(data: Sequence[Path]) -> dict[str, Path]:
-    """A name for each file: its own, with its folder's where that is the same for several."""
-    stems = [path.stem for path in data]
-    return {
-        path.stem if stems.count(path.stem) == 1 else f"{path.parent.name}/{path.stem}": path
-        for path in data
-    }
+    """A name for each file: its own, with its folders' where that is the same for several."""
+    stems = [path.with_suffix("") for path in data]
+    alike = len({stem.absolute() for stem in stems}) < len(stems)
+    return dict(zip(path_names(data if alike else stems), data, strict=True))
 
 
 def _rewards(

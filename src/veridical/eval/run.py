@@ -32,6 +32,7 @@ from veridical.runtime.files import write_jsonl
 from veridical.runtime.fingerprint import fingerprint
 from veridical.runtime.json_types import JsonObject
 from veridical.runtime.options import by_option
+from veridical.runtime.path_names import path_names
 from veridical.runtime.run_files import SkippedRow
 from veridical.runtime.runs import start_run
 from veridical.runtime.shards import ALL, print_result
@@ -228,12 +229,8 @@ def inputs_of(configuration: Mapping[str, object]) -> Iterator[tuple[str, Path]]
             yield name, value
         elif isinstance(value, list):
             paths = [path for path in value if isinstance(path, Path)]
-            for path in paths:
-                alike = sum(other.name == path.name for other in paths) > 1
-                yield (
-                    f"{name}/{path.parent.name}/{path.name}" if alike else f"{name}/{path.name}",
-                    path,
-                )
+            for own, path in zip(path_names(paths), paths, strict=True):
+                yield f"{name}/{own}", path
 
 
 def _answered(
