@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
+import stub_steps
 import yaml
 from PIL import Image
 
@@ -19,7 +20,8 @@ from veridical.runtime.files import read_json, write_json
 from veridical.study.align import align, describe
 from veridical.study.alignment import Evaluating, Sources, make_plan
 from veridical.study.commands import check_steps
-from veridical.study.plan import Plan, Step, read_plan
+from veridical.study.ledger import Ledger
+from veridical.study.plan import Plan, Step, read_plan, write_plan
 from veridical.study.recipe import FOLDER, find_recipe, recipe_names
 from veridical.study.rehearsal import (
     Trial,
@@ -31,6 +33,7 @@ from veridical.study.rehearsal import (
     schedule,
     steps_of,
 )
+from veridical.study.running import Runner
 from veridical.study.trying import parts
 
 RECIPES = recipe_names()
@@ -244,6 +247,25 @@ def test_a_changed_plan_is_not_overwritten(
     assert "Step train: there is no command 'train dppo'" in capsys.readouterr().err
     assert cli.main(["align", "--out", str(tmp_path / "none")]) == 2
     assert "MODEL is missing" in capsys.readouterr().err
+
+
+def test_a_step_that_another_machine_began_is_started_again_if_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As where a container is killed, and the next one has another host's name."""
+    monkeypatch.setattr(Runner, "_call", stub_steps.call)
+    read = tmp_path / "rows.jsonl"
+    read.touch()
+    plan = Plan(tmp_path, (stub_steps.step("a", tmp_path / "steps", [read]),))
+    write_plan(plan, tmp_path / "plan.yaml")
+    write_json(tmp_path / "run.json", {"command": "align", "status": "failed"})
+    job = {"host": "elsewhere", "id": 7}
+    Ledger(tmp_path).note("a", {"key": "k", "status": "running", "command": "c", "jobs": [job]})
+    words = ["align", "--out", str(tmp_path), "--measure", "false"]
+    assert cli.main(words) == 2
+    assert "with --forget true" in capsys.readouterr().err
+    assert cli.main([*words, "--forget", "true"]) == 0
+    assert stub_steps.calls(tmp_path / "steps", "a") == 1
 
 
 def test_a_loaded_model_is_refused(tmp_path: Path) -> None:

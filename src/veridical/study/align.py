@@ -32,12 +32,15 @@ class Execution:
             --nproc-per-node 8".
         measure: try the steps on a few rows first, to say how long and in how much memory.
         dry_run: write the plan, say what it would do, and stop.
+        forget: what an earlier command started on another machine runs no longer, as this command
+            can't see: start it again.
     """
 
     workers: int = 1
     launcher: str | None = None
     measure: bool = True
     dry_run: bool = False
+    forget: bool = False
 
 
 @dataclass(frozen=True)
@@ -129,7 +132,7 @@ def align(
     with start_run(out, "align", given, inputs) as run:
         if model is not None:
             write_plan(plan, out / PLAN, HEAD.format(out=out))
-        how = Executing(out, execution.workers, launcher)
+        how = Executing(out, execution.workers, launcher, forget=execution.forget)
         runner = Runner(plan, Keys(plan, paths), how)
         waiting = [step for step in plan.steps if not runner.is_done(step)]
         for line in tell_plan(plan, len(waiting), out):
