@@ -306,6 +306,51 @@ def test_jobs_that_ended_are_taken_over_once(tmp_path: Path) -> None:
     assert (taken, calls(tmp_path, "a")) == ([2], 1)
 
 
+def test_what_runs_still_is_taken_over_before_anything_starts(tmp_path: Path) -> None:
+    """Else a new step is started beside it, on its GPU."""
+
+    class OneAtOnce(Here):
+        def room(self, jobs: Sequence[Job]) -> bool:
+            return len(jobs) + len(runs) <= 1
+
+        def can_ask(self, token: Any) -> bool:
+            return True
+
+        def adopt(self, jobs: Sequence[Job], tokens: Sequence[Any]) -> list[Job]:
+            told.append(f"adopt {jobs[0].step}")
+            runs.extend(jobs)
+            return list(jobs)
+
+        def start(self, jobs: Sequence[Job], note: Note) -> None:
+            told.extend(f"start {job.step}" for job in jobs)
+            super().start(jobs, note)
+
+        def wait(self) -> list[Ended]:
+            if not runs:
+                return super().wait()
+            job = runs.pop()
+            (tmp_path / job.step).mkdir()
+            write_json(tmp_path / job.step / "run.json", {"status": "finished", "command": "stub"})
+            return [Ended(job, 0, 0.0)]
+
+    told: list[str] = []
+    runs: list[Job] = []
+    long, last = step("long", tmp_path), step("last", tmp_path, [tmp_path / "long"])
+    made, alone = step("made", tmp_path), step("alone", tmp_path, [tmp_path / "made"])
+    runner(Plan(tmp_path, (made,)), tmp_path).run([made])
+    other = step("other", tmp_path)
+    after = step("after", tmp_path, [tmp_path / "other"])
+    plan = Plan(tmp_path, (long, last, other, after, made, alone))
+    own = runner(plan, tmp_path, executor=OneAtOnce())
+    assert own.is_done(made)
+    key = own.key(alone)
+    own = runner(plan, tmp_path, executor=OneAtOnce())
+    own._ledger.note("alone", {"key": key, "status": "running", "command": "c", "jobs": ["7"]})
+    own.run(plan.steps)
+    assert told[0] == "adopt alone"
+    assert len(told) == 5
+
+
 def _is_noted(out: Path, name: str) -> bool:
     """Whether a step's process was written down."""
     state = read_ledger(out).get(name)

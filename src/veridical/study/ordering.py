@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from veridical.study.plan import Plan, Step
 
 FIRST = float("inf")
-"""The length that a step counts with which is started again."""
+"""The length that a step counts with which is started again, or was begun already."""
 
 
 class Queue:
@@ -16,16 +16,28 @@ class Queue:
 
     A chain is a step and what follows it up to the plan's end. Starting a long one late leaves
     workers idle at the end.
+
+    Args:
+        plan: the plan.
+        steps: those of it that are run.
+        made: the keys of steps that nobody has to wait for.
+        first: names of steps that come before all others as soon as they are ready.
     """
 
-    def __init__(self, plan: Plan, steps: Sequence[Step], made: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        steps: Sequence[Step],
+        made: Mapping[str, str],
+        first: Collection[str] = (),
+    ) -> None:
         self._steps = {step.name: step for step in steps}
         self._numbers = {step.name: number for number, step in enumerate(steps)}
         self._open: dict[str, set[str]] = {}
         self._readers: dict[str, list[str]] = {}
         self._chains: Mapping[str, float] = {}
         self._ready: list[tuple[float, int, Step]] = []
-        self._again: set[str] = set()
+        self._again = set(first)
         for step in steps:
             needs = {other.name for other in plan.needs(step) if other.name not in made}
             self._open[step.name] = needs

@@ -146,7 +146,10 @@ class Runner:
         Raises:
             UserError: steps failed; the message has what they said and where their logs are.
         """
-        queue = Queue(self.plan, steps, self.made)
+        for step in steps:
+            with contextlib.suppress(UserError):  # it is told when the step's turn comes
+                self.is_done(step)
+        queue = Queue(self.plan, steps, self.made, self._under_way())
         self._weigh(queue)
         try:
             while queue or self._running:
@@ -169,6 +172,14 @@ class Runner:
                 for name, reason in self.failed.items()
             )
             raise UserError(f"{told}{left} What is finished is kept; start again to go on.")
+
+    def _under_way(self) -> set[str]:
+        """Steps that an earlier command began: what still runs of them takes room and GPUs."""
+        return {
+            name
+            for name, state in self.ledger.items()
+            if state["status"] == "running" and state.get("jobs")
+        }
 
     def _weigh(self, queue: Queue) -> None:
         """Order what is ready by what is known of how long steps take."""
