@@ -15,11 +15,12 @@ import pytest
 import veridical
 from veridical.cli.dispatch import main
 from veridical.report import figures, write_report
-from veridical.report.results import Arms
+from veridical.report.results import Arms, Results
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import write_jsonl
 from veridical.scoring.object_scores import CHAIR
 from veridical.web.query import read_query
+from veridical.web.report_sets import report_sets
 from veridical.web.sets import open_sets
 
 ATTACK = '<script>alert("x")</script><img src=x onerror=alert(1)>'
@@ -359,5 +360,26 @@ def test_many_arms_have_a_row_each(demo: Path, no_plots: None) -> None:
 def test_an_arm_that_is_not_there_is_refused(demo: Path) -> None:
     with pytest.raises(UserError, match=r"--control sfd: .*no such arm; there is base, bdhs"):
         write_report([demo], arms=Arms(control="sfd"))
+    with pytest.raises(UserError, match="--about base: the others are compared with it"):
+        write_report([demo], arms=Arms(about="base"))
+    with pytest.raises(UserError, match="both bdhs"):
+        write_report([demo], arms=Arms(about="bdhs", control="bdhs"))
     with pytest.raises(UserError, match="--labels sft: each is ARM=TEXT"):
         write_report([demo], arms=Arms(labels=["sft"]))
+
+
+def test_the_control_of_an_arm_is_of_the_same_run() -> None:
+    arms = ["a/base", "a/sft", "a/bdhs", "b/sft", "b/bdhs"]
+    results = Results(arms=arms, named=Arms(control="sft"))
+    assert [results.control_of(arm) for arm in ("a/bdhs", "b/bdhs")] == ["a/sft", "b/sft"]
+    assert Results(arms=arms).control_of("a/bdhs") is None
+
+
+def test_a_link_to_a_page_leads_to_the_same_sets(tmp_path: Path) -> None:
+    """Folders are relative to the page itself, wherever it is linked from."""
+    (tmp_path / "made" / "run").mkdir(parents=True)
+    page = tmp_path / "made" / "page.html"
+    page.write_text("<meta name='veridical-sets' content='[[\"run\"]]'>")
+    link = tmp_path / "page.html"
+    link.symlink_to(page)
+    assert report_sets(link) == report_sets(page) == [[tmp_path / "made" / "run"]]

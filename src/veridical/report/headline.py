@@ -135,7 +135,7 @@ def describe_difference(changes: Sequence[Change], unit: Unit) -> str:
 
 
 def _control(results: Results, metric: str, arm: str, baseline: str) -> list[str]:
-    control = results.named.control
+    control = results.control_of(arm)
     changes = results.changes_from(baseline, control, metric)
     if control is None or arm == control or not changes:
         return []

@@ -88,7 +88,7 @@ def write_report(runs: Sequence[Path], out: Path | None = None, arms: Arms = Arm
 def _page(parts: Sequence[Part], runs: Sequence[Path], out: Path, arms: Arms) -> dict[str, object]:
     """Everything the template names."""
     results = collect_results(parts, arms)
-    arms.check(results.arms)
+    arms.check(results.arms, results.baseline)
     trainings = sections.trainings(parts, results)
     pair_sets = sections.pair_sets(parts, results)
     sentence, lead = _headline(results, trainings, pair_sets)

@@ -93,8 +93,12 @@ class Arms:
         known = dict(text.split("=", 1) for text in self.labels or ())
         return known.get(arm.split("/")[-1], "")
 
-    def check(self, arms: Sequence[str]) -> None:
-        """Refuse what these arms don't have.
+    def check(self, arms: Sequence[str], baseline: str | None) -> None:
+        """Refuse what these arms don't have, and what would say nothing of them.
+
+        Args:
+            arms: of the page.
+            baseline: the one of them that the others are compared with.
 
         Raises:
             UserError: says which.
@@ -104,6 +108,10 @@ class Arms:
             if arm is not None and arm not in known:
                 shown = ", ".join(sorted(known)) or "none"
                 raise UserError(f"--{option} {arm}: these runs have no such arm; there is {shown}.")
+            if arm is not None and all(one == baseline for one in arms if _is_called(one, arm)):
+                raise UserError(f"--{option} {arm}: the others are compared with it; name another.")
+        if self.about is not None and self.about == self.control:
+            raise UserError(f"--about and --control are both {self.about}. Name two arms.")
         if wrong := next((text for text in self.labels or () if "=" not in text), None):
             raise UserError(f"--labels {wrong}: each is ARM=TEXT, such as sft=fine-tuned.")
 
@@ -179,8 +187,14 @@ class Results:
     def headline_arm(self) -> str | None:
         """The arm the page is about: the one that was asked for, else the last."""
         others = [arm for arm in self.arms if arm != self.baseline]
-        asked = [arm for arm in others if arm.split("/")[-1] == self.named.about]
+        asked = [arm for arm in others if _is_called(arm, self.named.about)]
         return next(iter(asked or others[-1:]), None)
+
+    def control_of(self, arm: str) -> str | None:
+        """The control: of several runs the one beside the arm."""
+        named = [one for one in self.arms if _is_called(one, self.named.control)]
+        beside = [one for one in named if one.rpartition("/")[0] == arm.rpartition("/")[0]]
+        return next(iter(beside or named), None)
 
     @property
     def other_baselines(self) -> list[str]:
@@ -209,6 +223,11 @@ class Results:
         values = [entry.value for entry in self.values.get((arm or "", metric), [])]
         defined = [value for value in values if value is not None]
         return sum(defined) / len(defined) if defined else None
+
+
+def _is_called(arm: str, name: str | None) -> bool:
+    """Whether an arm's name ends in this; before that comes the run's."""
+    return arm.split("/")[-1] == name
 
 
 def collect_results(parts: Sequence[Part], arms: Arms = Arms()) -> Results:

@@ -30,7 +30,8 @@ def report_sets(page: Path) -> list[list[Path]]:
             f"{page} names no answers or pairs. Name a report of runs that have some (write it "
             "again if it is of an earlier version), a file of records or a run's folder."
         )
-    found = [[page.parent / name for name in own] for own in names]
+    place = (page.resolve() if page.is_symlink() else page).parent
+    found = [[place / name for name in own] for own in names]
     # Unlike `Path.is_dir`, this is false for a name that no file can have.
     gone = next((folder for own in found for folder in own if not os.path.isdir(folder)), None)  # noqa: PTH112
     if gone is not None:
