@@ -111,6 +111,8 @@ def test_no_header_makes_a_page_of_another_site_one_of_this_server(
     ("given", "status"),
     [
         ({"host": "pairs.example"}, 200),
+        ({"host": "pairs.example:443"}, 200),
+        ({"host": "pairs.example:80"}, 403),
         ({"host": "127.0.0.1:8600", "sec-fetch-site": "same-origin"}, 200),  # the proxy's own name
         ({"host": "127.0.0.1:8600", "x-forwarded-host": "pairs.example"}, 403),
     ],
@@ -124,6 +126,11 @@ def test_pages_behind_a_proxy_with_tls_change_something(
     reply = asks.post("/pairs" + NOTE, {"flagged": True}, **own, **given)
     assert reply.status == status
     assert status == 200 or "`Host`" in reply.text
+
+
+def test_a_length_in_other_digits_is_refused(opened: Opened) -> None:
+    reply = client(opened).post(NOTE, b"{}", **{"x-veridical-key": KEY, "content-length": "\xb2"})
+    assert reply.status in (400, 411)
 
 
 def test_a_body_longer_than_it_says_is_cut_off(opened: Opened) -> None:

@@ -115,7 +115,7 @@ class Guard:
             return None
         if scope["method"] != "POST":
             return 405, "There is nothing here for this method."
-        if not headers.get("content-length", "").isdigit():
+        if not headers.get("content-length", "").isdecimal():
             return 411, "What is sent must say its length."
         if int(headers["content-length"]) > MOST_BYTES:
             return 413, f"What is sent may have {MOST_BYTES:,} bytes."
@@ -143,7 +143,9 @@ class Guard:
         if site and self.access.tokens:  # a proxy may have changed `Host`
             return False
         schemes = ("http", "https") if self.access.tokens else ("http",)
-        own = [f"{scheme}://{headers.get('host', '')}" for scheme in schemes]
+        ports = {"http": ":80", "https": ":443"}  # which browsers leave out of an origin
+        host = headers.get("host", "")
+        own = [f"{scheme}://{host.removesuffix(ports[scheme])}" for scheme in schemes]
         origin, referrer = headers.get("origin"), headers.get("referer")
         if origin is not None and origin not in own:
             return True
