@@ -196,6 +196,59 @@ def test_a_column_is_not_both_read_and_unused(
     assert unused == "Not used: idea, image_path."
 
 
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        ({"answer": "A cup.", "verdict": "up"}, "'verdict' (up)"),
+        ({"answer": "A cup.", "thumb": True}, "'thumb' (True)"),
+        ({"response_a": "A cup.", "response_b": "A dog.", "winner": "B"}, "'winner' (B)"),
+    ],
+)
+def test_a_column_that_may_say_which_answers_are_good_is_not_passed_over(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], more: dict[str, Any], told: str
+) -> None:
+    """Else a bad answer would become one to learn, or the answers would vanish."""
+    picture(tmp_path, "a.png")
+    write_jsonl(tmp_path / "a.jsonl", [{"question": "Q?", "image": "a.png", **more}])
+    words = ["data", "import", str(tmp_path / "a.jsonl"), "--dry-run"]
+    assert cli.main(words) == 2
+    refused = capsys.readouterr().err
+    assert told in refused
+    kind = "conversation" if "answer" in more else "prompt"
+    assert f"set --kind {kind}" in refused
+    assert cli.main([*words, "--kind", kind]) == 0
+
+
+def test_thumbs_in_words_are_labels(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    picture(tmp_path, "a.png")
+    said = ["up", "Thumbs down", "👎", "good", "-1", "YES"]
+    rows = [{"question": "Q?", "image": "a.png", "answer": "A cup.", "label": one} for one in said]
+    write_jsonl(tmp_path / "a.jsonl", rows)
+    words = ["data", "import", str(tmp_path / "a.jsonl")]
+    assert cli.main([*words, "--dry-run"]) == 0
+    assert '"label": false' in capsys.readouterr().out
+    out = tmp_path / "out.jsonl"
+    assert cli.main([*words, "--out", str(out), "--images", "refer"]) == 0
+    labels = [row["label"] for row in read_jsonl(out)]
+    assert labels == [True, False, False, True, False, True]
+
+
+def test_a_published_set_is_taken_for_it_with_a_way_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    picture(tmp_path, "a.png")
+    turns = [{"from": "human", "value": "<image>\nQ?"}]
+    one, two = ({"from": "gpt", "value": text} for text in ("A cup.", "A dog."))
+    row = {"id": "1", "image": "a.png", "conversations": turns, "output_1": one, "output_2": two,
+           "preference": 1}  # fmt: skip
+    write_jsonl(tmp_path / "a.jsonl", [row])
+    words = ["data", "import", str(tmp_path / "a.jsonl"), "--dry-run"]
+    assert cli.main(words) == 0
+    assert "If it is not llava-rlhf, set --as llava" in capsys.readouterr().out
+    assert cli.main([*words, "--as", "llava"]) == 0
+    assert "llava-rlhf" not in capsys.readouterr().out
+
+
 def test_too_many_bad_rows_write_nothing_and_are_not_converted_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

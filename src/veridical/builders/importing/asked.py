@@ -5,8 +5,10 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping, Sequence
 
+from veridical.builders.importing.columns import columns_read
 from veridical.builders.importing.conversion import Conversion
 from veridical.data.importers.convert import FACTORS, MARGINS, looked_up
+from veridical.data.importers.labels import may_judge
 from veridical.data.importers.shapes import SHAPES
 from veridical.data.record_kinds import RowError
 from veridical.data.record_names import OTHERS
@@ -39,6 +41,7 @@ def check_asked(work: Conversion, first: Sequence[object]) -> None:
             f"{' or '.join(MARGINS)}. Name it with --columns margin=THEIRS."
         )
     _check_kind(work, rows)
+    _check_verdicts(work, rows)
 
 
 def _check_column(
@@ -69,6 +72,24 @@ def _has(row: Mapping[str, object], ours: str, theirs: str) -> bool:
     except RowError:
         return False
     return True
+
+
+def _check_verdicts(work: Conversion, rows: Sequence[Mapping[str, object]]) -> None:
+    """Rows of an unknown set may say which answers are good in a column that nothing reads."""
+    if work.wanted is not None or work.found.taken_for.name not in SHAPES:
+        return
+    read = {name for theirs in columns_read(work, rows).values() for name in theirs}
+    columns = {str(name) for row in rows for name in row if row[name] is not None}
+    for column in sorted(columns - read if read else ()):
+        if may_judge(column):
+            values = sorted({str(row[column])[:20] for row in rows if row.get(column) is not None})
+            raise UserError(
+                f"{work.source.name}: the column {column!r} ({', '.join(values[:3])}) may say "
+                "which answers are good, and nothing would read it. If each row has one answer, "
+                f"set --kind unpaired and --columns label={column}. If it names the better of "
+                "two, write that one into a column chosen and the other into rejected. If it says "
+                f"something else, set --kind {work.kind}."
+            )
 
 
 def _check_kind(work: Conversion, rows: Sequence[Mapping[str, object]]) -> None:

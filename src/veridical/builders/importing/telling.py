@@ -8,8 +8,10 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from veridical.builders.importing.columns import columns_read
 from veridical.builders.importing.conversion import Conversion
-from veridical.data.importers.recognize import AS_ASKED, mapping
+from veridical.data.importers.recognize import AS_ASKED
+from veridical.data.importers.sets import SETS
 from veridical.data.messages import text_of
 from veridical.data.record_types import CheckedRow, ImageCell
 from veridical.runtime.progress import counted, part_of
@@ -50,6 +52,11 @@ def told_before(work: Conversion, first: Sequence[object]) -> Iterator[str]:
     one, reason = work.found.taken_for, work.found.reason
     about = "" if reason == AS_ASKED else f": {reason}"
     yield f"Read as {one.name} (shape {one.shape}){about}. It becomes {work.kind} records."
+    if one.name in SETS and reason != AS_ASKED:
+        yield (
+            f"If it is not {one.name}, set --as {one.shape}: its records and its license would be "
+            f"noted as those of {one.name}."
+        )
     if one.note:
         yield f"Note: {one.note}."
     read = columns_read(work, first)
@@ -59,20 +66,12 @@ def told_before(work: Conversion, first: Sequence[object]) -> Iterator[str]:
         yield f"Read: {'; '.join(told)}."
 
 
-def columns_read(work: Conversion, first: Sequence[object]) -> dict[str, list[str]]:
-    """Each field of ours with the columns that it changes with, by the first row that converts."""
-    for row in first:
-        if isinstance(row, Mapping) and any(isinstance(one, dict) for one in work.made_of(row)):
-            return mapping(row, work.kind, work.made_of)
-    return {}
-
-
 def told_after(work: Conversion, first: Sequence[object]) -> Iterator[str]:
     """How many records came out, and all reasons why others did not."""
     report, read = work.report, columns_read(work, first)
     yield f"{counted(work.read, 'rows')} gave {counted(report.made, 'records')}."
-    unread = report.seen.ignored - {name for theirs in read.values() for name in theirs}
-    if unread:
+    unread = _columns(first) - {name for theirs in read.values() for name in theirs}
+    if unread and read:
         yield f"Not used: {', '.join(sorted(unread))}."
     if report.by_rule:
         yield f"{counted(len(report.by_rule), 'rows')} left out by the set's own rule:"
@@ -96,9 +95,10 @@ def shown(records: Sequence[CheckedRow]) -> Iterator[str]:
         told["images"] = [_image(one) for one in record["images"]]
         told |= {
             name: text_of(record[name])[:200]
-            for name in ("prompt", "messages", "chosen", "rejected")
+            for name in ("prompt", "messages", "chosen", "rejected", "completion")
             if name in record
         }
+        told |= {"label": record["label"]} if "label" in record else {}
         if "responses" in record:
             told["responses"] = [text_of(one)[:100] for one in record["responses"]]
         yield json.dumps(told, ensure_ascii=False)
@@ -129,6 +129,10 @@ def too_many(work: Conversion, most: float, kept: Path | None) -> str:
         f"than --max-bad-fraction {most:g} allows: {few_reasons(report.skipped)}.\n"
         f"Fix them, or set --max-bad-fraction higher.{again}{pictures}"
     )
+
+
+def _columns(first: Sequence[object]) -> set[str]:
+    return {str(name) for row in first if isinstance(row, Mapping) for name in row}
 
 
 def _indented(listed: Sequence[SkippedRow]) -> Iterator[str]:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from veridical.data.importers.extras import COLUMN, unpacked
+from veridical.data.importers.labels import read_label
 from veridical.data.importers.rules import Rules
 from veridical.data.importers.sets import NamedSet
 from veridical.data.importers.shapes import SHAPES
@@ -152,6 +153,8 @@ def finished(
     _scale_beta(made, rules)
     named, used = with_own_names(made, kind)
     row = {name: value for name, value in named.items() if name not in used}
+    if kind == "unpaired":
+        row["label"] = read_label(row.get("label"))
     if rules.turn_marks is not None:
         row["prompt"] = without_template(row.get("prompt"), rules.turn_marks)
     _locate(row, rules)
