@@ -201,6 +201,7 @@ def test_a_column_is_not_both_read_and_unused(
     [
         ({"answer": "A cup.", "verdict": "up"}, "'verdict' (up)"),
         ({"answer": "A cup.", "thumb": True}, "'thumb' (True)"),
+        ({"answer": "There is none.", "label": "no"}, "'label' (no)"),
         ({"response_a": "A cup.", "response_b": "A dog.", "winner": "B"}, "'winner' (B)"),
     ],
 )
@@ -228,6 +229,7 @@ def test_thumbs_in_words_are_labels(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert cli.main([*words, "--dry-run"]) == 0
     assert '"label": false' in capsys.readouterr().out
     out = tmp_path / "out.jsonl"
+    words += ["--kind", "unpaired"]
     assert cli.main([*words, "--out", str(out), "--images", "refer"]) == 0
     labels = [row["label"] for row in read_jsonl(out)]
     assert labels == [True, False, False, True, False, True]

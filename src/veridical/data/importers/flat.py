@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from veridical.data.importers.labels import read_label
+from veridical.data.importers.labels import is_verdict
 from veridical.data.importers.rules import Fit, Rules
 from veridical.data.record_kinds import Kind, RowError
 from veridical.data.record_names import with_own_names
@@ -21,7 +21,7 @@ def fits(row: Mapping[str, object]) -> Fit | None:
     if _has_answers(row, "responses"):
         return Fit("it has a prompt and a list `responses`", "sample")
     labeled, used = with_own_names(row, "unpaired")
-    good = isinstance(read_label(labeled.get("label")), bool) and labeled.get("prompt") is not None
+    good = is_verdict(labeled.get("label")) and labeled.get("prompt") is not None
     if good and _is_answer(labeled.get("completion")):
         theirs = sorted(used | {name for name in ("completion", "label") if name in row})
         return Fit(f"it has {', '.join(theirs)}, and no other answer", "unpaired")

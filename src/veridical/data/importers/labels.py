@@ -29,6 +29,15 @@ def read_label(value: object) -> object:
     return False if said in BAD or value.strip() in BAD else value
 
 
+def is_verdict(value: object) -> bool:
+    """Whether a value can only mean a good or a bad answer; "no" may answer a yes/no question."""
+    ambiguous = {"true", "yes", "1", "+1", "correct", "positive"}
+    ambiguous |= {"false", "no", "0", "-1", "incorrect", "wrong", "negative"}
+    if isinstance(value, str) and value.strip().casefold() in ambiguous:
+        return False
+    return isinstance(read_label(value), bool)
+
+
 def may_judge(column: str) -> bool:
     """Whether a column, by its name, may say which answers are good."""
     return _VERDICT.search(column) is not None
