@@ -66,6 +66,7 @@ TRAINING = Training(
 SAMPLING = Sampling(max_new_tokens=10)
 SHORT = Symbolic(length_penalty=5.0)
 NOBODY = Judging(judge="none")
+ONE_UPDATE = PPO(inner_epochs=1, minibatches=1)
 DAPO = GRPO(
     samples=2, minibatches=2, clip_high=0.28, average="tokens", skip_equal=True, kl_coefficient=0.05
 )
@@ -265,7 +266,7 @@ def test_ppos_first_gradient_is_reinforces(
     critic = RewardModel(policy, head, RewardInputs())
     setting = replace(setting, actors=replace(setting.actors, critic=critic))
     advantages = 1.7 * seen.sampled.mask.double()
-    settings = PPO(inner_epochs=1, minibatches=1, value_weight=0.0)
+    settings = replace(ONE_UPDATE, value_weight=0.0)
     lesson = Lesson(settings, seen, Advantages(advantages, advantages, 0.0))
     learned = learn(setting, lesson, kept_gradient(policy), 1, 0)
     ours = policy.core.lm_head.weight.grad.clone()
@@ -418,7 +419,7 @@ def test_pictures_are_encoded_once_for_all_models_of_a_step(
     setting, seen = one_step(everybody.policy, pictures, 2)
     setting = replace(setting, actors=everybody)
     advantages = 1.7 * seen.sampled.mask.double()
-    settings = PPO(inner_epochs=1, minibatches=1)
+    settings = ONE_UPDATE
     lesson = Lesson(settings, seen, Advantages(advantages, advantages, 0.0))
     cores = {id(one.core): one.core for one in (everybody.policy, critic.policy)}.values()
     towers = [core.model.vision_tower for core in cores]
@@ -574,6 +575,15 @@ def test_the_last_real_token_is_rewarded_whatever_the_padding(
         ("rloo", {"rloo": RLOO(samples=1)}, "--samples is 1"),
         ("grpo", {"grpo": GRPO(samples=1)}, "--samples is 1"),
         ("grpo", {"grpo": GRPO(ratio="response")}, "--ratio response has no effect"),
+        ("grpo", {"grpo": GRPO(clip_high=0.28)}, "--clip-high 0.28 has no effect"),
+        ("grpo", {"grpo": GRPO(clip=0.1)}, "--clip 0.1 has no effect"),
+        ("rloo", {"rloo": RLOO(clip=0.1)}, "--clip 0.1 has no effect"),
+        ("ppo", {"ppo": replace(ONE_UPDATE, clip=0.1)}, "--clip 0.1 has no effect"),
+        ("ppo", {"ppo": replace(ONE_UPDATE, value_clip=0.1)}, "--value-clip 0.1 has no effect"),
+        ("ppo", {"ppo": replace(ONE_UPDATE, stop_kl=0.1)}, "--stop-kl 0.1 has no effect"),
+        ("grpo", {"grpo": GRPO(minibatches=5)}, "--minibatches to 4 or less"),
+        ("rloo", {"rloo": RLOO(minibatches=5)}, "--minibatches to 4 or less"),
+        ("ppo", {"training": replace(TRAINING, batch_size=1)}, "--minibatches to 1 or less"),
         ("grpo", {"symbolic": Symbolic(overlong_penalty=1.0, overlong_share=0.0)}, "share is 0"),
         ("ppo", {"ppo": PPO(clip=0.0)}, "--clip is 0"),
         ("ppo", {"ppo": PPO(lam=1.2)}, "--lam is 1.2"),
@@ -589,6 +599,23 @@ def test_what_makes_no_sense_is_refused(
 ) -> None:
     with pytest.raises(UserError, match=message):
         train(name, saved, prompts, tmp_path / "out", **options)
+
+
+def test_minibatches_need_prompts_of_the_data_too(
+    saved: str, prompts: Path, tmp_path: Path
+) -> None:
+    training = replace(TRAINING, batch_size=64)
+    with pytest.raises(UserError, match=r"--minibatches to \d or less"):
+        train(
+            "grpo", saved, prompts, tmp_path / "out", grpo=GRPO(minibatches=64), training=training
+        )
+    assert not (tmp_path / "out" / "model").exists()
+
+
+def test_an_option_of_later_updates_is_taken_where_there_are_some() -> None:
+    for one in (replace(ONE_UPDATE, clip=0.1, minibatches=2), RLOO(clip=0.1, inner_epochs=2)):
+        one.check_updates(4, True)
+    RLOO(clip=0.1).check_updates(4, False)  # dropout makes ratios differ from 1
 
 
 @pytest.mark.parametrize("name", ["ppo", "rloo", "grpo"])

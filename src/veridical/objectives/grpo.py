@@ -18,7 +18,6 @@ from veridical.objectives.policy_gradient import (
     explained_variance,
     kl_terms,
 )
-from veridical.runtime.errors import UserError
 from veridical.runtime.ranges import ABOVE_ZERO, COUNT, WEIGHT, Range
 
 Average = Literal["responses", "tokens", "limit"]
@@ -43,7 +42,8 @@ class GRPO(PolicyGradient):
     Attributes:
         samples: responses to each prompt, at least 2.
         inner_epochs: passes over a step's responses.
-        minibatches: optimizer steps that a pass is divided into.
+        minibatches: optimizer steps that a pass is divided into; an epoch's last step, which may
+            have fewer prompts than that, has one for each.
         clip: how far below 1 a probability ratio may go and still be pushed on; in the first
             optimizer step of a pass, which is the only one by default, it is 1.
         clip_high: how far above 1; as far as below if not set.
@@ -60,6 +60,7 @@ class GRPO(PolicyGradient):
 
     name: ClassVar[str] = "grpo"
     uses_values: ClassVar[bool] = False
+    of_later_steps: ClassVar[tuple[str, ...]] = ("clip", "clip_high", "ratio")
     samples: Annotated[int, Range(2)] = 8
     inner_epochs: Annotated[int, COUNT] = 1
     minibatches: Annotated[int, COUNT] = 1
@@ -70,25 +71,6 @@ class GRPO(PolicyGradient):
     average: Average = "responses"
     ratio: Ratio = "token"
     skip_equal: bool = False
-
-    def check(self) -> None:
-        """Refuse what makes no sense.
-
-        Raises:
-            UserError: names the option.
-        """
-        super().check()
-        idle = {
-            f"--clip-high {self.clip_high}": self.clip_high is not None,
-            "--ratio response": self.ratio == "response",
-        }
-        for option, is_set in idle.items():
-            if is_set and self.inner_epochs * self.minibatches == 1:
-                raise UserError(
-                    f"{option} has no effect with one optimizer step for each step's responses "
-                    "(--inner-epochs 1 --minibatches 1): every ratio is 1 then. Raise "
-                    "--minibatches or --inner-epochs, or leave it out."
-                )
 
     def advantages(self, sampled: SampledTokens, kl_coefficient: float, total: Total) -> Advantages:
         """What a response earned against its group; the same at each of its tokens."""

@@ -6,6 +6,7 @@ ever counts padding.
 
 from __future__ import annotations
 
+import dataclasses
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 
 from veridical.objectives.base import Described
+from veridical.runtime.errors import UserError
 
 KLEstimator = Literal["k1", "k3"]
 Total = Callable[[Tensor], Tensor]
@@ -81,17 +83,49 @@ class PolicyGradient(Described):
     Attributes:
         samples: responses to each prompt.
         inner_epochs: passes over a step's responses.
-        minibatches: optimizer steps that a pass is divided into.
+        minibatches: optimizer steps that a pass is divided into; an epoch's last step, which may
+            have fewer prompts than that, has one for each.
         clip: how far an action's probability ratio may leave 1 and still be pushed on.
         kl_coefficient: weight of the penalty.
+        of_later_steps: options that only change what is learned once the policy has moved from
+            the one that sampled: after the first optimizer step on some responses.
     """
 
     uses_values: ClassVar[bool]
+    of_later_steps: ClassVar[tuple[str, ...]] = ("clip",)
     samples: int
     inner_epochs: int
     minibatches: int
     clip: float
     kl_coefficient: float
+
+    def check_updates(self, prompts: int, same_start: bool) -> None:
+        """Refuse minibatches without prompts, and options that one update leaves without effect.
+
+        Args:
+            prompts: of a step, over all processes.
+            same_start: the first update of a step sees the log-probs that its samples had, as it
+                does without dropout.
+
+        Raises:
+            UserError: names the option.
+        """
+        if self.minibatches > prompts:
+            raise UserError(
+                f"--minibatches {self.minibatches} would divide the prompts of a step, and there "
+                f"are {prompts} (--batch-size times --accumulation times processes, or all "
+                f"prompts). Set --minibatches to {prompts} or less, or raise --batch-size."
+            )
+        if self.inner_epochs * self.minibatches > 1 or not same_start:
+            return
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.name in self.of_later_steps and value != field.default:
+                raise UserError(
+                    f"--{field.name.replace('_', '-')} {value} has no effect with one optimizer "
+                    "step for each step's responses (--inner-epochs 1 --minibatches 1): every "
+                    "ratio is 1 then. Raise --minibatches or --inner-epochs, or leave it out."
+                )
 
     @abstractmethod
     def advantages(self, sampled: SampledTokens, kl_coefficient: float, total: Total) -> Advantages:

@@ -30,7 +30,8 @@ class PPO(PolicyGradient):
     Attributes:
         samples: responses to each prompt.
         inner_epochs: passes over a step's responses.
-        minibatches: optimizer steps that a pass is divided into.
+        minibatches: optimizer steps that a pass is divided into; an epoch's last step, which may
+            have fewer prompts than that, has one for each.
         clip: how far a token's probability ratio may leave 1 and still be pushed on.
         value_clip: how far a value may leave what it was.
         value_weight: of the value loss.
@@ -49,6 +50,7 @@ class PPO(PolicyGradient):
 
     name: ClassVar[str] = "ppo"
     uses_values: ClassVar[bool] = True
+    of_later_steps: ClassVar[tuple[str, ...]] = ("clip", "value_clip", "stop_kl")
     samples: Annotated[int, COUNT] = 1
     inner_epochs: Annotated[int, COUNT] = 2
     minibatches: Annotated[int, COUNT] = 2

@@ -26,7 +26,8 @@ class RLOO(PolicyGradient):
     Attributes:
         samples: responses to each prompt, at least 2.
         inner_epochs: passes over a step's responses.
-        minibatches: optimizer steps that a pass is divided into.
+        minibatches: optimizer steps that a pass is divided into; an epoch's last step, which may
+            have fewer prompts than that, has one for each.
         clip: how far a response's probability ratio may leave 1 and still be pushed on; in the
             first pass, which is the only one by default, it is 1.
         kl_coefficient: weight of the penalty, per nat of a response's log-ratio.

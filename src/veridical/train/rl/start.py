@@ -93,6 +93,7 @@ class Arguments:
             UserError: names the option.
         """
         self.objective.check()
+        self.check_updates(self.training.rows_a_step())
         check_ranges(self.symbolic)
         self.judging.check()
         if self.standardize and self.judging.kind == NONE:
@@ -104,6 +105,14 @@ class Arguments:
         self.sampling.check_engine(self.model, self.training)
         check_training(self.training, self.judging)
         refuse_no_judge(self.judging, self.symbolic)
+
+    def check_updates(self, prompts: int) -> None:
+        """Refuse what a step of so many prompts leaves without effect.
+
+        Raises:
+            UserError: names the option.
+        """
+        self.objective.check_updates(prompts, not self.training.model_dropout)
 
 
 @dataclass(frozen=True)
@@ -224,6 +233,7 @@ def begin(command: str, given: Arguments) -> Iterator[Start]:
         )
         recognize_pictures(run.folder, rows.pictures)
         prompts, held_out = hold_out(prompts, rows, training)
+        given.check_updates(min(training.rows_a_step(), len(prompts)))
         refuse_no_reward(given.symbolic, prompts, held_out)
         left_out = LeftOut(run.folder, rows, training)
         few = _few(policy, prompts, left_out, given.sampling.max_new_tokens)
