@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from evaluating import eval_chair, eval_pope
+from PIL import Image
 
 from veridical.cli import main
 from veridical.eval import suite
@@ -16,7 +17,7 @@ from veridical.eval.compare import eval_compare
 from veridical.eval.evaluation import Subject
 from veridical.eval.scores import write_scores
 from veridical.eval.suite import by_benchmark, evaluate, wanted_names
-from veridical.models import load
+from veridical.models import load, vision_cache
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import hash_file, read_json
 from veridical.runtime.runs import start_run
@@ -80,6 +81,35 @@ def test_each_benchmark_writes_what_its_own_command_writes(
     loaded.clear()
     assert main(words(scenes, tmp_path / "all", "pope.auc=false")) == 0
     assert not loaded
+
+
+def test_an_image_is_encoded_once_over_all_benchmarks(
+    scenes: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    encoded: list[object] = []
+    stock = vision_cache.encode_image
+
+    def counted(policy: Any, image: Any, *given: Any) -> Any:
+        if not isinstance(image, Image.Image):  # no gray picture, on which the model is tried
+            encoded.append(image)
+        return stock(policy, image, *given)
+
+    monkeypatch.setattr(vision_cache, "encode_image", counted)
+    caching = ["--cache", str(tmp_path / "cache")]
+    assert main(words(scenes, tmp_path / "once", *caching)) == 0
+    assert len(encoded) == 3  # by CHAIR and POPE together
+    for name, more in (("off", ["--vision-cache", "false"]), ("none", ["--cache", "none"])):
+        assert main(words(scenes, tmp_path / name, *more)) == 0
+    assert len(encoded) == 3
+    monkeypatch.setattr(vision_cache, "takes_features", lambda _: False)
+    assert main(words(scenes, tmp_path / "other", *caching)) == 0
+    assert "Each image is encoded anew" in capsys.readouterr().out
+    for name in ("off", "none", "other"):
+        for file in ("chair/details.jsonl", "pope/scores.json"):
+            assert hash_file(tmp_path / name / file) == hash_file(tmp_path / "once" / file)
 
 
 def test_shards_that_each_score_one_benchmark_finish_the_run(

@@ -34,7 +34,7 @@ from veridical.models.prompt_texts import render_prompt
 from veridical.models.rendering import Group
 from veridical.models.token_scores import token_scores
 from veridical.models.tuning import Tuning, prepare_training
-from veridical.models.vision_cache import VisionCache
+from veridical.models.vision_cache import VisionCache, features_if_taken
 from veridical.objectives.dpo import dpo_loss
 from veridical.runtime.cache import open_cache
 from veridical.runtime.errors import UserError
@@ -196,6 +196,12 @@ def test_generation_from_kept_features_is_generation_from_pictures(
         assert "Leave --vision-cache off" in str(refusal)
         assert family.keeps is not None and family.keeps in str(refusal)
         record_property("refused", family.keeps)
+        # Where nobody demands it, images are encoded again instead.
+        vision, reason = features_if_taken(policy, open_cache(str(tmp_path), 1))
+        assert vision is not None or family.keeps in reason
+        offered = dataclasses.replace(policy, vision=vision)
+        sees = respond(offered, asked, Decoding(8, 1.0), label="")
+        assert sees == respond(policy, asked, Decoding(8, 1.0), label="")
         return
     assert family.keeps is None
     assert from_features == respond(policy, asked, Decoding(8, 1.0), label="")

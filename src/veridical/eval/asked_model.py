@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from veridical.data.image_checks import refused_files
 from veridical.runtime.errors import UserError
 from veridical.runtime.options import DtypeName
+from veridical.runtime.shards import print_result
 
 if TYPE_CHECKING:
     from veridical.models.merge_cost import MergeCost
@@ -33,6 +34,7 @@ class AskedModel:
         template: what the chat template is given; a part of every answer's key.
         features: where to keep the image encoder's output for each image, so that an image is
             encoded once for all that is asked about it; None encodes it for each question.
+        features_required: refuse a model that takes no features; else it encodes each image anew.
         loaded: the model, where it was loaded before.
     """
 
@@ -41,6 +43,7 @@ class AskedModel:
     device: str = "auto"
     template: Mapping[str, Any] | None = None
     features: Cache | None = None
+    features_required: bool = True
     loaded: Policy | None = None
 
     @cached_property
@@ -53,7 +56,7 @@ class AskedModel:
         """
         from veridical.models.cache_keys import model_fingerprint
         from veridical.models.load import load_policy
-        from veridical.models.vision_cache import VisionCache
+        from veridical.models.vision_cache import VisionCache, features_if_taken
 
         model = self.loaded or self.name
         policy = load_policy(model, self.dtype, self.device, template=self.template)
@@ -61,7 +64,12 @@ class AskedModel:
             raise UserError(f"{self.name} changed since it was looked at. Start again.")
         if self.features is None:
             return policy
-        return replace(policy, vision=VisionCache(policy, self.features))
+        if self.features_required:
+            return replace(policy, vision=VisionCache(policy, self.features))
+        vision, reason = features_if_taken(policy, self.features)
+        if vision is None:
+            print_result(f"{reason} Each image is encoded anew for every question.")
+        return replace(policy, vision=vision)
 
     @property
     def merges(self) -> tuple[MergeCost, ...]:

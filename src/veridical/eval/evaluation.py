@@ -112,8 +112,14 @@ class Evaluation:
         return find_images(self.subject.images) if self.subject.images else {}
 
 
-def open_model(subject: Subject, asking: Asking) -> AskedModel | None:
+def open_model(subject: Subject, asking: Asking, several: bool = False) -> AskedModel | None:
     """The model that is asked, not loaded yet; None for answers made elsewhere.
+
+    Args:
+        subject: whose answers.
+        asking: how the model is asked.
+        several: it is asked by several benchmarks, so that an image is likely to be asked about
+            again: it is encoded once, unless `--vision-cache false` or `--cache none` says no.
 
     Raises:
         UserError: neither or both are given, or an option asks for a model where there is none.
@@ -135,4 +141,9 @@ def open_model(subject: Subject, asking: Asking) -> AskedModel | None:
         return None
     how, loaded = asking.loading, None if isinstance(model, str) else model
     plain = AskedModel(name_of(model), how.dtype, how.device, how.template, loaded=loaded)
-    return replace(plain, features=asking.caching.open()) if asking.caching.vision_cache else plain
+    caching = asking.caching
+    if caching.vision_cache:
+        return replace(plain, features=caching.open())
+    if several and caching.vision_cache is None and (cache := caching.open()).folder is not None:
+        return replace(plain, features=cache, features_required=False)
+    return plain

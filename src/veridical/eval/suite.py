@@ -70,7 +70,7 @@ def evaluate(
         raise UserError("--answers are of one benchmark: score them by `veridical eval NAME`.")
     common = {"objects": objects, "vocabulary": vocabulary}
     chosen = _chosen(benchmarks, common, options or [], subject)
-    shared = open_model(subject, asking)
+    shared = open_model(subject, asking, several=len(chosen) > 1)
     for benchmark, own, seen in chosen:
         ready, seen, _ = with_hub_files(asks_of(benchmark).hub, own, seen)
         prepare(benchmark, ready, out / benchmark.name, seen, asking, shared, grading)

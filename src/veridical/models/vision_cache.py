@@ -48,18 +48,22 @@ projector; one by one, in a batch of one."""
 class VisionCache:
     """The outputs of one model's image encoder."""
 
-    def __init__(self, policy: Policy, cache: Cache, trains_projector: bool = False) -> None:
+    def __init__(
+        self, policy: Policy, cache: Cache, trains_projector: bool = False, required: bool = True
+    ) -> None:
         """Prepare the model to take features.
 
         Args:
             policy: with the weights that the image encoder keeps.
             cache: where the features are.
             trains_projector: keep what goes into the projector, not what comes out.
+            required: refuse rows whose images give other features beside others than alone; else
+                these rows' images are encoded together, each time.
 
         Raises:
             UserError: the model takes no features, or nothing to keep them in is given.
         """
-        self.cache, self.trains_projector = cache, trains_projector
+        self.cache, self.trains_projector, self.required = cache, trains_projector, required
         if cache.folder is None:
             raise UserError("--vision-cache needs a folder to keep features in; drop --cache none.")
         if not takes_features(policy.core):
@@ -106,8 +110,11 @@ class VisionCache:
             inputs[FEATURES] = torch.cat([entry[FEATURES] for entry in entries])
             inputs[COUNTS] = torch.cat([entry[COUNTS] for entry in entries])
             inputs[FORM] = entries[0][FORM]
-            if not self.trains_projector:
-                _require_all_places(policy, inputs)
+            problem = "" if self.trains_projector else _missing_places(policy, inputs)
+            if problem and self.required:
+                raise UserError(problem)
+            if problem:
+                return process(stock, images, texts, padding_side)
         return inputs
 
     def output(self, policy: Policy, inputs: dict[str, Tensor]) -> BaseModelOutputWithPooling:
@@ -142,6 +149,16 @@ class VisionCache:
             known = encode_image(stock, image, self.trains_projector)
             self.cache.put(self.features_kind, key, known)
         return known
+
+
+def features_if_taken(policy: Policy, cache: Cache) -> tuple[VisionCache | None, str]:
+    """A cache of features for a model that takes them, or None and why it does not."""
+    try:
+        kept = VisionCache(policy, cache, required=False)
+        _require_taken(policy, before_projector=False)
+    except UserError as error:
+        return None, str(error).removesuffix(" Leave --vision-cache off.")
+    return kept, ""
 
 
 @torch.no_grad()
@@ -309,11 +326,13 @@ def _pad(value: Tensor, width: int, side: str, fill: int) -> Tensor:
     return torch.nn.functional.pad(value, where, value=fill)
 
 
-def _require_all_places(policy: Policy, inputs: dict[str, Tensor]) -> None:
+def _missing_places(policy: Policy, inputs: dict[str, Tensor]) -> str:
+    """What is wrong where features and placeholders do not pair; else nothing."""
     places = int((inputs["input_ids"] == image_token_id(policy)).sum())
     found = _flat(inputs[FEATURES]).shape[0]
-    if places != found:
-        raise UserError(
-            f"{policy.name} has {found} features for {places} places of its prompts: it sees an "
-            "image differently beside others. Leave --vision-cache off."
-        )
+    if places == found:
+        return ""
+    return (
+        f"{policy.name} has {found} features for {places} places of its prompts: it sees an "
+        "image differently beside others. Leave --vision-cache off."
+    )

@@ -69,12 +69,13 @@ class CacheOptions:
             if not set, the variable VERIDICAL_CACHE says, else it is the user's folder for caches.
         cache_gigabytes: what that folder may hold, in 10^9 bytes; the longest unused goes first.
         vision_cache: keep each image's features there instead of encoding the image every time; the
-            vision tower has to be frozen.
+            vision tower has to be frozen. If not set, several benchmarks in one `veridical eval`
+            do it for a model that takes features, and nothing else does.
     """
 
     cache: str | None = None
     cache_gigabytes: float = 50.0
-    vision_cache: bool = False
+    vision_cache: bool | None = None
 
     def open(self) -> Cache:
         """Open the cache.
