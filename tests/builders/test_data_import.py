@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 from collections.abc import Sequence
@@ -178,6 +179,57 @@ def test_files_of_a_folder_that_are_not_read_are_named(
     assert cli.main(["data", "import", str(tmp_path / "set"), "--dry-run"]) == 0
     said = f"Not read, by their suffix: more.csv, old/rows.jsonl.gz in {tmp_path / 'set'}."
     assert said in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("form", ["jsonl", "csv", "tsv"])
+def test_two_answers_and_a_winner_become_pairs(
+    form: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Four rows: A is better, B is, neither is, and one says something else."""
+    names = ("image", "question", "response_a", "response_b", "winner")
+    cells = [("a.png", "Which?", f"{n}, one", f"{n}, two", said) for n, said in enumerate("AB-C")]
+    rows = [dict(zip(names, row, strict=True)) for row in cells]
+    rows[2]["winner"] = "tie"
+    picture(tmp_path, "a.png")
+    file = tmp_path / f"theirs.{form}"
+    if form == "jsonl":
+        write_jsonl(file, rows)
+    else:
+        with file.open("w", newline="") as opened:
+            table = csv.DictWriter(opened, names, delimiter="," if form == "csv" else "\t")
+            table.writeheader()
+            table.writerows(rows)
+    given = ["data", "import", str(file), "--out", str(tmp_path / "ours.parquet")]
+    assert cli.main(given) == 2
+    assert "1 of 3 records can't be made" in capsys.readouterr().err
+    assert cli.main([*given, *ANY]) == 0
+    told = capsys.readouterr().out
+    assert "response_a is chosen where winner says 'a', response_b where it says 'b'" in told
+    assert "chosen from response_a, response_b, winner" in told
+    assert "1 x winner: is 'tie': neither answer is the better one (first: row 3)" in told
+    assert "1 x winner: is 'C', neither 'a' nor 'b'" in told
+    found = list(read_records(tmp_path / "ours.parquet", "preference").rows)
+    assert [(text_of(row["chosen"]), text_of(row["rejected"])) for row in found] == [
+        ("0, one", "0, two"), ("1, two", "1, one"),
+    ]  # fmt: skip
+    assert len(found[0]["images"]) == 1
+    assert cli.main([*given[:3], "--dry-run", "--winner-values", "B", "A", "C"]) == 0
+    assert '"chosen": "0, two"' in capsys.readouterr().out
+
+
+def test_images_are_found_in_objects_and_in_lists_of_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = picture(tmp_path, "a.png")
+    pair = {"question": "Q?", "chosen": "A.", "rejected": "B."}
+    for held, place in (({"meta": {"file": name}}, "meta.file"), ({"shots": [{"path": name}]},
+                         "shots.path")):  # fmt: skip
+        write_jsonl(tmp_path / "theirs.jsonl", [pair | held])
+        given = ["data", "import", str(tmp_path / "theirs.jsonl"), "--dry-run"]
+        assert cli.main(given) == 2
+        assert f"Set --columns images={place}" in capsys.readouterr().err
+        assert cli.main([*given, "--columns", f"images={place}"]) == 0
+        assert "a.png" in capsys.readouterr().out
 
 
 def test_a_column_is_not_both_read_and_unused(
@@ -529,7 +581,13 @@ def test_a_set_on_the_hub_is_streamed_at_its_revision(
         (["g.jsonl", "--dry-run", "--kind", "preference"], "its rows are conversation records"),
         (["a.jsonl", "--out", "/proc/a.parquet"], "/proc takes no new file"),
         (["a.jsonl", "--dry-run", "--max-bad-fraction", "2"], "give 0 to 1"),
-        (["f.jsonl", "--dry-run"], "the column 'screenshot' seems to hold some"),
+        (["f.jsonl", "--dry-run"], "seems to hold some. Set --columns images=screenshot"),
+        (["a.jsonl", "--dry-run", "--columns", "prompt=Questoin"], "Did you mean question?"),
+        (["b.jsonl", "--dry-run", "--columns", "x=prompt"], "other way around: --columns prompt=x"),
+        (["a.jsonl", "--dry-run", "--winner-values", "1"], "takes two or more different texts"),
+        (["a.jsonl", "--dry-run", "--winner-values", "1", "2"], "Name them: --columns a=FIRST"),
+        (["j.jsonl", "--dry-run"], "winner says 0, 1, which may mean answer_1 or answer_2"),
+        (["k.csv", "--dry-run"], "The first line of a table has to name them"),
     ],
 )
 def test_what_cant_be_imported_is_said_in_a_line(
@@ -549,6 +607,9 @@ def test_what_cant_be_imported_is_said_in_a_line(
     texts["f.jsonl"] = json.dumps(pair | {"screenshot": "a.png"})
     turns = [{"from": "human", "value": "Q?"}, {"from": "gpt", "value": "A."}]
     texts["g.jsonl"] = json.dumps({"id": "1", "conversations": turns})
+    two = {"question": "Q?", "answer_1": "A.", "answer_2": "B."}
+    texts["j.jsonl"] = "".join(json.dumps(two | {"winner": n}) + "\n" for n in (0, 1))
+    texts["k.csv"] = "a.png,What?,A.,B.\n"
     for name, text in texts.items():
         (tmp_path / name).write_text(text)
     if "e.jsonl" in options:
@@ -595,7 +656,9 @@ def test_real_text_pairs_of_llama_factory(tmp_path: Path) -> None:
     assert all(text_of(row["chosen"]).strip() in chosen for row in rows)
 
 
-def test_images_are_copied_or_named_where_they_are(tmp_path: Path) -> None:
+def test_images_are_copied_or_named_where_they_are(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     write_jsonl(tmp_path / "a.jsonl", [rlaif_v(picture(tmp_path / "pictures", "b/a.png"))])
     root = ["--images-root", str(tmp_path / "pictures")]
     for mode, count in (("copy", 1), ("refer", 0)):
@@ -606,6 +669,7 @@ def test_images_are_copied_or_named_where_they_are(tmp_path: Path) -> None:
         assert len(list(out.parent.rglob("*.png"))) == count
     (row,) = read_jsonl(tmp_path / "refer/ours.jsonl")
     assert row["images"] == ["b/a.png"]
+    assert f"give --images-root {tmp_path / 'pictures'} to read it" in capsys.readouterr().out
     again = read_records(tmp_path / "refer/ours.jsonl", "preference", tmp_path / "pictures")
     assert again.rows[0]["images"][0].size == (24, 20)
     given = [str(tmp_path / "a.jsonl"), "--out", str(tmp_path / "a.parquet"), *root]

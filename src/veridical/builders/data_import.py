@@ -11,7 +11,7 @@ from pydantic import TypeAdapter
 
 from veridical.builders._parts import KEY
 from veridical.builders._row_parts import RowParts
-from veridical.builders.importing.asked import check_asked
+from veridical.builders.importing.asked import check_asked, check_columns
 from veridical.builders.importing.conversion import Conversion, ImportReport
 from veridical.builders.importing.telling import (
     is_refused,
@@ -60,7 +60,8 @@ def data_import(
     again: until it is done, what is converted lies in the folder `FILE.parts`.
 
     Args:
-        source: a file (`.parquet`, `.jsonl`, `.json`), a folder, or a name on the hub.
+        source: a file (`.parquet`, `.jsonl`, `.json`, `.csv`, `.tsv`), a folder, or a name on the
+            hub.
         out: the file to write: `.parquet` holds the images' bytes; `.jsonl` holds paths, and copies
             of images that are not under its folder. Not needed for --dry-run.
         as_: a set or a shape of docs/data.md; `auto` recognizes it by the first rows and prints
@@ -89,6 +90,7 @@ def data_import(
     first = [row for _, row in islice(opened.rows(), FIRST_ROWS)]
     if not first:
         raise UserError(f"{source} holds no rows.")
+    check_columns(rules.columns or {}, first)
     found = find_set(as_, first, source, rules.columns)
     work = Conversion(opened, found, rules, kind, images_root, limit)
     check_asked(work, first)
@@ -113,6 +115,8 @@ def data_import(
     write_jsonl(_beside(out, "skipped.jsonl"), [*report.skipped, *report.by_rule, *report.parts])
     write_json(_beside(out, "import.json"), recipe | _counts(work))
     parts.forget()
+    if work.rules.images == "refer" and work.root != out.parent.resolve():
+        print(f"Its images are below {work.root}: give --images-root {work.root} to read it.")
     print(are_in(report.made, f"{work.kind} records", out))
 
 

@@ -60,7 +60,7 @@ def raw_rows(path: Path) -> tuple[int, Iterator[tuple[int, object]]]:
         if isinstance(rows, list):
             return len(rows), enumerate(rows, start=1)
         raise UserError(f"{path} must hold a JSON list; rows line by line are .jsonl.")
-    raise UserError(f"{path} must end in .parquet, .jsonl, .ndjson or .json.")
+    raise _other_form(path)
 
 
 def count_rows(path: Path) -> int | None:
@@ -101,7 +101,14 @@ def _stream(path: Path, suffix: str) -> Iterator[tuple[int, object]]:
         return stream_json_lines(path)
     if suffix == ".json":
         return enumerate(_json_items(path), start=1)
-    raise UserError(f"{path} must end in .parquet, .jsonl, .ndjson or .json.")
+    raise _other_form(path)
+
+
+def _other_form(path: Path) -> UserError:
+    told = f"{path} must end in .parquet, .jsonl, .ndjson or .json."
+    if path.suffix.lower() in (".csv", ".tsv"):
+        told += f" `veridical data import {path} --out FILE.jsonl` reads it."
+    return UserError(told)
 
 
 def _all_of(

@@ -118,7 +118,10 @@ def recognize_kind(path: Path) -> Kind:
     fits = {kind: sum(_fit(row, kind) for row in first) for kind in kinds}
     best = max(kinds, key=lambda kind: fits[kind])
     known = recognize(first) if best == "prompt" or fits[best] <= len(first) / 2 else None
-    if not fits[best] or (known is not None and known.taken_for.shape != "flat"):
+    foreign = known is not None and (
+        known.taken_for.shape != "flat" or bool(known.taken_for.rules.columns)
+    )
+    if not fits[best] or foreign:
         raise UserError(f"{path}: {_of_no_kind(path, first)}")
     return best
 

@@ -3,24 +3,54 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import get_args
 
 from veridical.builders.importing.columns import columns_read
 from veridical.builders.importing.conversion import Conversion
 from veridical.data.importers.convert import FACTORS, MARGINS, looked_up
 from veridical.data.importers.labels import may_judge
 from veridical.data.importers.shapes import SHAPES
-from veridical.data.record_kinds import RowError
+from veridical.data.importers.winners import COLUMNS, TIES
+from veridical.data.record_kinds import Kind, RowError
 from veridical.data.record_names import OTHERS
 from veridical.data.record_rows import known_fields
 from veridical.runtime.errors import UserError
+from veridical.runtime.progress import counted
 
 OWN = frozenset({"context", "severity", "margin", "image_id", *FACTORS})
 """Columns that importers read, beside those of the kinds and of the shapes."""
+DEEPEST = 3  # points in the name of a place
+
+
+def check_columns(columns: Mapping[str, str], first: Sequence[object]) -> None:
+    """Refuse columns of `--columns` that no row has.
+
+    Args:
+        columns: ours to theirs.
+        first: the first rows.
+
+    Raises:
+        UserError: names the option, and what the rows have.
+    """
+    rows = [row for row in first if isinstance(row, Mapping)]
+    kinds: tuple[Kind, ...] = get_args(Kind)
+    ours_known = OWN | OTHERS | {name for kind in kinds for name in known_fields(kind)}
+    for ours, theirs in columns.items():
+        if not rows or any(_has(row, ours, theirs) for row in rows):
+            continue
+        places = list(_places(rows[0]))
+        hint = _did_you_mean(theirs, places)
+        if theirs in ours_known and any(_has(row, theirs, ours) for row in rows):
+            hint = f" The other way around: --columns {theirs}={ours}."
+        raise UserError(
+            f"--columns {ours}={theirs}: none of the first {counted(len(rows), 'rows')} has a "
+            f"column {theirs!r}.{hint} They have {', '.join(places)}."
+        )
 
 
 def check_asked(work: Conversion, first: Sequence[object]) -> None:
-    """Refuse columns that nothing is read from or no row has, and a kind that no row gives.
+    """Refuse columns that nothing is read from, and a kind that no row gives.
 
     Args:
         work: with the options.
@@ -31,7 +61,8 @@ def check_asked(work: Conversion, first: Sequence[object]) -> None:
     """
     rows = [row for row in first if isinstance(row, Mapping)]
     for ours, theirs in (work.given.columns or {}).items():
-        _check_column(work, rows, ours, theirs)
+        _check_column(work, ours, theirs)
+    _check_winners(work, rows)
     margins = {*MARGINS, (work.given.columns or {}).get("margin")}
     if work.given.margin_weight is not None and work.kind != "preference":
         raise UserError(f"--margin-weight goes with preference records, not with {work.kind} ones.")
@@ -44,26 +75,34 @@ def check_asked(work: Conversion, first: Sequence[object]) -> None:
     _check_verdicts(work, rows)
 
 
-def _check_column(
-    work: Conversion, rows: Sequence[Mapping[str, object]], ours: str, theirs: str
-) -> None:
+def _check_column(work: Conversion, ours: str, theirs: str) -> None:
     one, option = work.found.taken_for, f"--columns {ours}={theirs}"
     known = known_fields(work.kind) | OWN | OTHERS | {*SHAPES[one.shape].reads}
     known |= {*one.ratings, *one.together, *(one.rules.columns or {}), *one.columns, *one.printed}
     if ours not in known:
-        near = difflib.get_close_matches(ours, sorted(known), 1)
-        hint = f" Did you mean {near[0]}?" if near else ""
+        hint = _did_you_mean(ours, sorted(known))
         usual = ", ".join(sorted(known_fields(work.kind)))
         raise UserError(
             f"{option}: nothing is read from a column {ours!r}.{hint} {work.kind} records of shape "
             f"{one.shape} are read from {usual}."
         )
-    if rows and not any(_has(row, ours, theirs) for row in rows):
-        there = ", ".join(map(str, rows[0]))
-        raise UserError(
-            f"{option}: none of the first {len(rows)} rows has a column {theirs!r}. They have "
-            f"{there}."
-        )
+
+
+def _did_you_mean(word: str, known: Sequence[str]) -> str:
+    near = difflib.get_close_matches(word.lower(), [one.lower() for one in known], 1)
+    found = next((one for one in known if near and one.lower() == near[0]), None)
+    return f" Did you mean {found}?" if found is not None else ""
+
+
+def _places(row: Mapping[str, object], before: str = "") -> Iterator[str]:
+    """Columns of a row, and places in those that are objects or lists of them: `meta.file`."""
+    for name, value in row.items():
+        inside = value[0] if isinstance(value, list) and value else value
+        is_turn = isinstance(inside, Mapping) and bool({"role", "from", "type"} & inside.keys())
+        if isinstance(inside, Mapping) and not is_turn and before.count(".") < DEEPEST:
+            yield from _places(inside, f"{before}{name}.")
+        else:
+            yield f"{before}{name}"
 
 
 def _has(row: Mapping[str, object], ours: str, theirs: str) -> bool:
@@ -82,14 +121,40 @@ def _check_verdicts(work: Conversion, rows: Sequence[Mapping[str, object]]) -> N
     columns = {str(name) for row in rows for name in row if row[name] is not None}
     for column in sorted(columns - read if read else ()):
         if may_judge(column):
+            label = "--kind unpaired"
+            label += f" and --columns label={column}" if column != "label" else ""
             values = sorted({str(row[column])[:20] for row in rows if row.get(column) is not None})
             raise UserError(
                 f"{work.source.name}: the column {column!r} ({', '.join(values[:3])}) may say "
                 "which answers are good, and nothing would read it. If each row has one answer, "
-                f"set --kind unpaired and --columns label={column}. If it names the better of "
-                "two, write that one into a column chosen and the other into rejected. If it says "
-                f"something else, set --kind {work.kind}."
+                f"set {label}. If it names the better of two, set "
+                f"--columns a=FIRST b=SECOND winner={column}. If it is an answer itself, "
+                "set --columns chosen=BETTER rejected=WORSE. If it says something else, set --kind "
+                f"{work.kind}."
             )
+
+
+def _check_winners(work: Conversion, rows: Sequence[Mapping[str, object]]) -> None:
+    """Values of `winner` are read where rows have both answers, and have to be known there."""
+    named = {*(work.rules.columns or {})}
+    compared = any({*COLUMNS} <= {*row} | named for row in rows)
+    if work.rules.winner_values is None and compared and work.found.taken_for.shape == "flat":
+        a, b, winner = ((work.rules.columns or {}).get(name, name) for name in COLUMNS)
+        said = sorted({str(row[winner])[:20] for row in rows if row.get(winner) is not None})
+        if {*map(str.casefold, said)} - TIES <= {"a", "b"} or work.kind != "preference":
+            return
+        raise UserError(
+            f"{work.source.name}: {winner} says {', '.join(said[:4])}, which may mean {a} or {b}. "
+            f"Set --winner-values to what it says where {a} is better, then where {b} is, then "
+            "where neither is, such as --winner-values 1 2 0."
+        )
+    if work.given.winner_values is None:
+        return
+    if work.kind != "preference" or not compared:
+        raise UserError(
+            "--winner-values goes with two answers and a column that says which is better. Name "
+            "them: --columns a=FIRST b=SECOND winner=THEIRS."
+        )
 
 
 def _check_kind(work: Conversion, rows: Sequence[Mapping[str, object]]) -> None:

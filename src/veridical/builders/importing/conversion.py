@@ -134,7 +134,7 @@ class Conversion:
             self.report.add(report)
             yield number, report, made
         if self.rules.images != "drop":
-            self.report.seen.refuse_lost_images(self.source.name, self.read)
+            self.report.seen.refuse_lost_images(self.source.name, self.read, True)
 
     def recipe(self) -> dict[str, object]:
         """What decides the records, besides the source's content."""

@@ -6,7 +6,7 @@ import ast
 import contextlib
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from veridical.data.importers.extras import COLUMN, unpacked
@@ -91,8 +91,8 @@ def renamed(row: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, obj
 
     Args:
         row: as it lies in the file.
-        columns: ours to theirs; a theirs of `a.b` is `b` within the object `a`, and
-            null where `a` is.
+        columns: ours to theirs; a theirs of `a.b` is `b` within the object `a`, or within each
+            object of a list, and null where `a` is.
 
     Raises:
         RowError: it has no such column.
@@ -108,16 +108,29 @@ def looked_up(row: Mapping[str, Any], ours: str, theirs: str) -> Any:
     Raises:
         RowError: there is none; it is of the field `ours`.
     """
-    value: Any = row
-    for part in [theirs] if theirs in row else theirs.split("."):
-        if value is None:
-            return None  # an object that is null has nothing in it
-        if isinstance(value, str):
-            value = _parsed(value)
-        if not isinstance(value, Mapping) or part not in value:
-            raise RowError(ours, f"the row has no column {theirs}")
-        value = value[part]
-    return value
+    if theirs in row:
+        return row[theirs]
+    try:
+        return _within(row, theirs.split("."))
+    except KeyError:
+        raise RowError(ours, f"the row has no column {theirs}") from None
+
+
+def _within(value: Any, parts: Sequence[str]) -> Any:
+    """What is at a place in objects within objects; of a list of objects, that of each.
+
+    Raises:
+        KeyError: there is no such place.
+    """
+    if not parts or value is None:
+        return value  # an object that is null has nothing in it
+    if isinstance(value, str):
+        value = _parsed(value)
+    if isinstance(value, list) and value:
+        return [_within(one, parts) for one in value]
+    if not isinstance(value, Mapping):
+        raise KeyError(parts[0])
+    return _within(value[parts[0]], parts[1:])
 
 
 def _parsed(text: str) -> object:

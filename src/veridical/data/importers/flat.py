@@ -1,18 +1,22 @@
-"""A question, a chosen and a rejected answer in columns of their own, under whatever names."""
+"""A question and two answers in columns of their own, under whatever names.
+
+The answers are the chosen and the rejected one, or two and a column that says which is better.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from veridical.data.importers.labels import is_verdict
 from veridical.data.importers.rules import Fit, Rules
+from veridical.data.importers.winners import AUTHORS, COLUMNS, by_winner, find_two_answers
 from veridical.data.record_kinds import Kind, RowError
 from veridical.data.record_names import with_own_names
 
 SUMMARY = "question, chosen and rejected answer in columns of their own"
 
-READS: tuple[str, ...] = ()
+READS: tuple[str, ...] = (*COLUMNS, *AUTHORS)
 """Columns that the shape has by names of its own."""
 
 
@@ -25,6 +29,10 @@ def fits(row: Mapping[str, object]) -> Fit | None:
     if good and _is_answer(labeled.get("completion")):
         theirs = sorted(used | {name for name in ("completion", "label") if name in row})
         return Fit(f"it has {', '.join(theirs)}, and no other answer", "unpaired")
+    two = None if _is_pair(row) else find_two_answers([row])
+    if two is not None:
+        a, b, winner = (two.columns[name] for name in COLUMNS)
+        return Fit(f"it has {a} and {b}, and {winner} says which is better", "preference")
     for kind, wanted in (("preference", ("chosen", "rejected")), ("conversation", ("messages",))):
         named, used = with_own_names(row, kind)
         if all(_is_answer(named.get(name)) for name in wanted):
@@ -42,8 +50,33 @@ def rows(
     row: Mapping[str, Any], rules: Rules, kind: Kind
 ) -> Iterator[dict[str, object] | RowError]:
     """The row as it is: the reader of records understands such columns."""
-    del rules, kind
-    yield dict(row)
+    compared = "winner" in row and all(row.get(name) is not None for name in COLUMNS[:2])
+    if kind == "preference" and compared and not _is_pair(row):
+        yield by_winner(row, rules.winner_values or ())
+    else:
+        yield dict(row)
+
+
+def rules_of(found: Sequence[Mapping[str, object]]) -> tuple[Rules, str]:
+    """What else the first rows say of how they are to be read, and a note of it."""
+    two = None if any(map(_is_pair, found)) else find_two_answers(found)
+    if two is None:
+        return Rules(), ""
+    a, b, winner = (two.columns[name] for name in COLUMNS)
+    columns = {ours: theirs for ours, theirs in two.columns.items() if ours != theirs}
+    said = list(two.values) or None
+    note = (
+        f"{a} is chosen where {winner} says {two.values[0]!r}, {b} where it says "
+        f"{two.values[1]!r}; ties are left out"
+        if said
+        else ""
+    )
+    return Rules(columns=columns or None, winner_values=said), note
+
+
+def _is_pair(row: Mapping[str, object]) -> bool:
+    named, _ = with_own_names(row, "preference")
+    return all(_is_answer(named.get(name)) for name in ("chosen", "rejected"))
 
 
 def _is_answer(value: object) -> bool:

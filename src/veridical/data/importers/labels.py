@@ -14,7 +14,7 @@ BAD = frozenset({
 })  # fmt: skip
 _VERDICT = re.compile(
     r"(^|_)(labels?|thumbs?|votes?|winner|preferred|preference|verdict|feedback|liked?|better|best"
-    r"|desirable|kto_tag)(_|$)",
+    r"|desirable|kto_tag|good|bad|accepted|approved)(_|$)",
     re.I,
 )
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
+from veridical.data.importers import tables
 from veridical.data.importers.convert import renamed
 from veridical.data.importers.sets import SETS, NamedSet
 from veridical.data.importers.shapes import SHAPES
@@ -74,7 +76,10 @@ def _of_shape(name: str, rows: Sequence[Mapping[str, object]]) -> Recognized | N
     fits = [fit for row in rows if (fit := SHAPES[name].fits(row))]
     # Where only some rows have answers, those that have none are no prompts.
     fit = next((one for one in fits if one.kind != "prompt"), fits[0] if fits else None)
-    return None if fit is None else Recognized(NamedSet(name, name, fit.kind), fit.reason)
+    if fit is None:
+        return None
+    rules, note = SHAPES[name].rules_of(rows)
+    return Recognized(NamedSet(name, name, fit.kind, rules=rules, note=note), fit.reason)
 
 
 def find_set(
@@ -119,10 +124,12 @@ def _unknown(rows: Sequence[object], source: str) -> UserError:
             "row a line, a list of rows, or an object of rows by id."
         )
     columns = ", ".join(map(str, first)) or "none"
+    is_table = Path(source).suffix.lower() in tables.SUFFIXES
+    header = " The first line of a table has to name them." if is_table else ""
     return UserError(
         f"The rows of {source} are of no known shape. Their columns: {columns}. Name them with "
         "--columns, such as --columns prompt=QUESTION chosen=BETTER rejected=WORSE, and "
-        "--as flat."
+        f"--as flat.{header}"
     )
 
 

@@ -34,8 +34,12 @@ class Rules:
     Attributes:
         columns: OURS=THEIRS, such as `chosen=y_win`, for column names that are not known;
             `images=meta.file` looks inside an object, or inside a text that is one in JSON. Ours:
-            id, images, prompt, chosen, rejected, messages, responses, context, severity, the other
+            id, images, prompt, chosen, rejected, a, b, winner, messages, responses, context,
+            severity, the other
             columns of the kind, and the factors chosen_by, rejected_by, judge, prompts.
+        winner_values: for two answers `a` and `b` and a column `winner` that says which is better:
+            what it says where `a` is, where `b` is, and where neither is, such as `1 2 0`. Letters
+            and words for ties are known. `--columns a=THEIRS b=THEIRS winner=THEIRS` names them.
         images: `copy` stores bytes in Parquet, and copies files beside a `.jsonl` unless they are
             under its folder; `refer` makes a `.jsonl` point to the original files below
             --images-root (set it again to read the file); `drop` reads only the texts, for a set
@@ -62,6 +66,7 @@ class Rules:
     """
 
     columns: dict[str, str] | None = None
+    winner_values: list[str] | None = None
     images: Literal["copy", "refer", "drop"] | None = None
     placeholder: Literal["before", "after"] | None = None
     image_path: str | None = None
@@ -90,6 +95,11 @@ class Rules:
         """
         if self.turn_marks is not None and len(self.turn_marks) != 2:
             raise UserError("--turn-marks takes two texts, such as USER: ASSISTANT:.")
+        said = self.winner_values
+        if said is not None and (len(said) < 2 or len({*map(str.casefold, said)}) < len(said)):
+            raise UserError(
+                "--winner-values takes two or more different texts, such as A B or 1 2 0."
+            )
         if self.image_path is None:
             return
         try:

@@ -15,17 +15,17 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from veridical.data.importers import meta, webdataset
+from veridical.data.importers import meta, tables, webdataset
 from veridical.data.record_files import count_rows, stream_rows
 from veridical.runtime.errors import UserError, reason_of
 from veridical.runtime.hub import can_look_up, hub_host, looks_like_path
 
-SUFFIXES = (".parquet", ".jsonl", ".ndjson", ".json", ".tar")
+SUFFIXES = (".parquet", ".jsonl", ".ndjson", ".json", ".tar", *tables.SUFFIXES)
 UNREAD = (
-    ".csv", ".tsv", ".txt", ".arrow", ".feather", ".xlsx", ".xls", ".pkl", ".lmdb", ".h5",
+    *tables.SUFFIXES, ".txt", ".arrow", ".feather", ".xlsx", ".xls", ".pkl", ".lmdb", ".h5",
     ".gz", ".zip", ".zst", ".xz", ".bz2", ".7z",
 )  # fmt: skip
-"""Files that may hold rows too, and that are not read."""
+"""Files that may hold rows too, and that are not read, a table beside other files of rows."""
 NAMED = 3
 """Of them that a message names."""
 ABOUT = ("dataset_info.json", "export.json", "skipped.jsonl")
@@ -109,13 +109,16 @@ def _open_meta(path: Path) -> Source:
 
 
 def _total(files: Sequence[Path]) -> int | None:
-    counts = [None if file.suffix.lower() == ".tar" else count_rows(file) for file in files]
+    if any(file.suffix.lower() in (".tar", *tables.SUFFIXES) for file in files):
+        return None
+    counts = [count_rows(file) for file in files]
     return None if None in counts else sum(count or 0 for count in counts)
 
 
 def _of_file(path: Path) -> Iterator[tuple[Place, object]]:
-    rows = webdataset.webdataset_rows if path.suffix.lower() == ".tar" else stream_rows
-    for number, row in rows(path):
+    suffix = path.suffix.lower()
+    rows = webdataset.webdataset_rows if suffix == ".tar" else stream_rows
+    for number, row in tables.table_rows(path) if suffix in tables.SUFFIXES else rows(path):
         yield Place(str(path), number), row
 
 
@@ -129,8 +132,9 @@ def _open_folder(path: Path, config: str | None, split: str) -> Source:
     if len(metas) == 1:
         return _open_meta(metas[0])
     every = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES)
-    files = [file for file in every if file.name not in ABOUT]
-    unread = _unread(path)
+    rows = [file for file in every if file.name not in ABOUT]
+    files = [file for file in rows if file.suffix.lower() not in tables.SUFFIXES] or rows
+    unread = _unread(path, files)
     if not files:
         there = f" (there are {unread})" if unread else ""
         raise UserError(f"{path} holds no {', '.join(SUFFIXES)} file{there}.")
@@ -145,9 +149,10 @@ def _open_folder(path: Path, config: str | None, split: str) -> Source:
     return Source(str(path), lambda: _of_datasets(str(path), config, split, None), path, (*files,))
 
 
-def _unread(path: Path) -> str:
-    """Names of files in a folder that may hold rows and can't be read; empty without any."""
+def _unread(path: Path, files: Sequence[Path]) -> str:
+    """Names of files in a folder that may hold rows and are not read; empty without any."""
     found = (file for file in path.rglob("*") if file.suffix.lower() in UNREAD)
+    found = (file for file in found if file not in files)
     names = sorted(str(file.relative_to(path)) for file in found)
     more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
     return f"{', '.join(names[:NAMED])}{more}"
@@ -159,6 +164,8 @@ def _open_hub(name: str, config: str | None, split: str, revision: str | None) -
         raise UserError(f"{name} is no file or folder here, and the hub ({host}) can't be reached.")
     try:
         commit = HfApi().dataset_info(name, revision=revision).sha or ""
+    except MemoryError:
+        raise
     except Exception as error:  # of the hub's client, or of the network
         refusal = _refusal(name, revision, error)
         raise UserError(
