@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from inspected_rows import pair, photo, write_rows
 from veridical import cli
 from veridical.data.records import read_records
 from veridical.inspection.agreement import between_sets, describe_agreement, votes_of
-from veridical.inspection.describe import describe_pairs, sentence
+from veridical.inspection.describe import Description, describe_pairs, sentence
+from veridical.inspection.description_page import page_of
 from veridical.inspection.differences import KINDS, compare_answers
 from veridical.inspection.facts import Fact
 from veridical.inspection.fields import branch_values
@@ -204,10 +206,32 @@ def test_a_gap_is_that_of_the_models_log_probabilities(tmp_path: Path) -> None:
     assert gaps[0].own != gaps[0].gray
 
 
-@pytest.mark.parametrize(("low", "told"), [(0.4, "50.0, which may be chance)"), (0.6, "50.0)")])
-def test_a_guess_that_may_be_chance_is_called_so(low: float, told: str) -> None:
-    fact = Fact(SECTION, "Lengths alone", 0.7, "share", low, 0.5)
-    assert sentence([fact]).endswith(told)
+def test_the_headline_names_a_guess_only_where_its_interval_excludes_chance() -> None:
+    chance = Fact(SECTION, "Words of the answers", 0.8, "share", 0.4, 0.9)
+    above = Fact(SECTION, "Lengths alone", 0.7, "share", 0.6, 0.75)
+    unknown = Fact(SECTION, "First 5 words alone", 0.9)
+    told = sentence([chance, unknown, above])
+    assert told == "lengths alone tell the chosen answer in 70.0 % of held-out pairs " \
+        "(95 %: 60.0 to 75.0)"  # fmt: skip
+    assert sentence([chance]).startswith("no guess without the image is shown to be above chance")
+    one = Description("set", "set.jsonl", [chance, Fact("Size", "Preference pairs", 9)], [])
+    assert page_of([one], []).lead == "No guess without the image is shown to be above chance."
+    other = replace(one, name="other", facts=[above, one.facts[1]])
+    assert "the chosen answer of other is guessed in 70.0" in page_of([one, other], []).lead
+
+
+def test_sources_are_what_importers_and_builders_write_and_never_ids(tmp_path: Path) -> None:
+    """Of 12 pairs: ids of content, in which letters begin by chance, and a field of ids."""
+    rows = [
+        pair(n, id=f"{'abcdef'[n % 6]}{n:015x}", question_id=f"q{n}", picture=f"{n:032x}",
+             source=json.dumps({"builder": "rank" if n % 2 else "bdhs", "columns": {"who": "me"}}))
+        for n in range(1, 13)
+    ]  # fmt: skip
+    pairs = read_pairs(write_rows(tmp_path / "x.jsonl", rows), tmp_path, "set")
+    assert list(pairs.fields.categories()) == ["builder"]
+    rows = [row | {"id": f"{'VQA' if n % 2 else 'coco'}-{n}"} for n, row in enumerate(rows)]
+    pairs = read_pairs(write_rows(tmp_path / "x.jsonl", rows), tmp_path, "set")
+    assert list(pairs.fields.categories()) == ["builder", "id begins with"]
 
 
 def test_the_command_writes_a_page_and_numbers(

@@ -15,8 +15,7 @@ from veridical.inspection.facts import Fact
 from veridical.inspection.gap_file import gap_lines
 from veridical.inspection.length_bias import FieldValue, describe_lengths, parts_of
 from veridical.inspection.pairs import Pairs, groups_of, read_pairs
-from veridical.inspection.shortcuts import SECTION as SHORTCUTS
-from veridical.inspection.shortcuts import describe_shortcuts
+from veridical.inspection.shortcuts import best_guess, describe_shortcuts
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import check_file, refuse_to_replace, write_json, write_jsonl
 from veridical.runtime.options import Loading
@@ -25,8 +24,6 @@ from veridical.runtime.progress import counted, part_of
 from veridical.runtime.unchanged import unchanged
 
 SIZE = "Size"
-COIN = 0.5
-"""Share of right answers of who throws a coin."""
 USUAL_NAMES = ("data", "dev", "pairs", "test", "train", "val", "validation")
 
 
@@ -132,17 +129,17 @@ def describe_pairs(pairs: Pairs, seed: int = 0) -> list[Fact]:
 
 
 def sentence(facts: Sequence[Fact]) -> str:
-    """The strongest guess that needs no image, in words."""
-    guesses = [f for f in facts if f.section == SHORTCUTS and f.value is not None]
-    if not guesses:
+    """The best guess that needs no image, in words; if none is above chance, that."""
+    best, above = best_guess(facts)
+    if best is None:
         return "too few pairs to tell how much can be guessed without the image"
-    best = max(guesses, key=lambda fact: fact.value or 0.0)
     label = best.label[:1].lower() + best.label[1:]
     told = f"{label} tell the chosen answer in {100 * (best.value or 0):.1f} % of held-out pairs"
-    if best.low is None or best.high is None:
+    if best.low is not None and best.high is not None:
+        told += f" (95 %: {100 * best.low:.1f} to {100 * best.high:.1f})"
+    if above:
         return told
-    chance = ", which may be chance" if best.low <= COIN else ""
-    return f"{told} (95 %: {100 * best.low:.1f} to {100 * best.high:.1f}{chance})"
+    return f"no guess without the image is shown to be above chance; the best: {told}"
 
 
 def _sizes(pairs: Pairs, groups: int) -> list[Fact]:

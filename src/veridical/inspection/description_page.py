@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from veridical.inspection.facts import Fact
+from veridical.inspection.shortcuts import COIN, best_guess
 from veridical.runtime.versions import own_version
 
 if TYPE_CHECKING:
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
 MARK = '<p class="kicker">Veridical data description'
 MINUS, THIN = "\N{MINUS SIGN}", "\N{NARROW NO-BREAK SPACE}"
-CHANCE, HALF = 0.5, f"50{THIN}%"
+HALF = f"50{THIN}%"
 NOTES = {
     "Lengths and positions": "A judge that always takes the longer, the shorter or the first "
     f"answer is right this often. A trained model has to be compared with that, not with {HALF}.",
@@ -109,16 +110,14 @@ def _pairs(one: DescribedSet) -> int:
 
 
 def _lead(sets: Sequence[DescribedSet]) -> str:
-    """The strongest shortcut of all sets."""
-    guesses = [
-        (fact, one.name)
-        for one in sets
-        for fact in one.facts
-        if fact.section.startswith("Shortcuts") and fact.value is not None
-    ]
+    """The strongest shortcut of all sets, as far as one is above chance."""
+    found = [(*best_guess(one.facts), one.name) for one in sets]
+    guesses = [(fact, above, name) for fact, above, name in found if fact is not None]
     if not guesses:
         return "There are too few pairs to tell how much can be guessed without an image."
-    fact, name = max(guesses, key=lambda item: item[0].value or 0.0)
+    fact, above, name = max(guesses, key=lambda item: (item[1], item[0].value or 0.0))
+    if not above:
+        return "No guess without the image is shown to be above chance."
     return (
         f"Without any image, the chosen answer of {name} is guessed in {fact_text(fact)} of "
         f"held-out pairs, by: {fact.label[:1].lower()}{fact.label[1:]}."
@@ -148,7 +147,7 @@ def _cell(name: str, fact: Fact | None) -> Cell:
     if fact.low is not None and fact.high is not None:
         ends = (_number(end, fact) for end in (fact.low, fact.high))
         interval = " to ".join(ends)
-    strong = fact.section.startswith("Shortcuts") and (fact.low or 0.0) > CHANCE
+    strong = fact.section.startswith("Shortcuts") and (fact.low or 0.0) > COIN
     return Cell(name, fact_text(fact), interval, fact.note, strong)
 
 

@@ -11,6 +11,7 @@ from veridical.inspection.rows import Row, source_fields
 
 MOST_VALUES = 50
 """A field of more values names rows or holds texts, and is no category (our choice)."""
+ID_STEM = "id begins with"
 LONGEST = 80  # letters of a category
 NONE = ""
 _BRANCH = re.compile(
@@ -19,7 +20,12 @@ _BRANCH = re.compile(
     re.I,
 )
 _CHOSEN = re.compile(r"chosen|y_?w|win|better|^preferred", re.I)
-_LETTERS = re.compile(r"[A-Za-z]+")
+_STEM = re.compile(r"([A-Za-z]{3,})[\d\W_]")
+_HEX = re.compile(r"[0-9a-f]{12,}(?:-\d+)?")
+_SOURCES = ("set", "builder", "prompts", "judge", "part", "file")
+"""Entries of `source` that name where a row is from, as importers and builders write them."""
+ROWS_A_VALUE = 2
+"""Rows that a value has on average; below, a field names rows (our choice)."""
 
 
 @dataclass
@@ -40,6 +46,14 @@ class Column:
             return
         self.codes += [0] * (row - len(self.codes))
         self.codes.append(self.names.setdefault(value, len(self.names)))
+
+    @property
+    def is_category(self) -> bool:
+        """Whether it has several values, shared by rows; hashes name rows."""
+        shown = self.names.keys() - {NONE}
+        told = sum(code != 0 for code in self.codes)
+        enough = not self.full and len(shown) > 1 and told >= ROWS_A_VALUE * len(shown)
+        return enough and not all(map(_HEX.fullmatch, shown))
 
     def values(self, rows: int) -> list[int]:
         """The codes of all rows."""
@@ -63,8 +77,8 @@ class Fields:
     def add(self, row: Row, place: int) -> None:
         """Note the fields of the row at `place`, counted from 0."""
         found = source_fields(row)
-        if row.id and (begin := _LETTERS.match(row.id)):
-            found["id begins with"] = begin.group()
+        if not _HEX.fullmatch(row.id) and (stem := _STEM.match(row.id)):
+            found[ID_STEM] = stem.group(1)
         for name, two in branch_values(found).items():
             if all(isinstance(value, str) for value in two):
                 columns = self.branches.setdefault(name, (Column(), Column()))
@@ -77,8 +91,12 @@ class Fields:
                 self.whole.setdefault(name, Column()).add(str(value), place)
 
     def categories(self) -> dict[str, Column]:
-        """Fields of rows that have between two and `MOST_VALUES` values."""
-        return {n: c for n, c in self.whole.items() if not c.full and len(c.names) > 2}
+        """Fields of rows that have between two and `MOST_VALUES` values, the sources first.
+
+        Fields that name rows are left out: hashes, and values that hardly any two rows share.
+        """
+        names = sorted(self.whole, key=_place)
+        return {name: self.whole[name] for name in names if self.whole[name].is_category}
 
     def authors(self) -> dict[str, tuple[Column, Column]]:
         """Fields of answers that are categories of at least two values."""
@@ -88,6 +106,12 @@ class Fields:
             if not any(column.full for column in two)
             and len((two[0].names.keys() | two[1].names.keys()) - {NONE}) > 1
         }
+
+
+def _place(name: str) -> tuple[int, int]:
+    """Sources in their order, then other fields, then what ids begin with."""
+    known = _SOURCES.index(name) if name in _SOURCES else len(_SOURCES)
+    return int(name == ID_STEM), known
 
 
 def branch_values(found: Mapping[str, object]) -> dict[str, tuple[Any, Any]]:

@@ -17,6 +17,8 @@ from veridical.runtime.randomness import generator
 SECTION = "Shortcuts: right without the image"
 FOLDS = 5
 FEWEST = 20  # pairs, and groups of images: below, nothing is learned
+COIN = 0.5
+"""Share of right answers of who throws a coin."""
 MOST = 50_000
 """Pairs that the guesses learn from and are tested on, drawn at random from larger sets."""
 
@@ -46,6 +48,17 @@ def describe_shortcuts(pairs: Pairs, groups: NDArray[np.int64], seed: int = 0) -
         note = "no field of the source has a category for each answer"
         facts.append(Fact(SECTION, "Author alone", None, note=note))
     return facts
+
+
+def best_guess(facts: Sequence[Fact]) -> tuple[Fact | None, bool]:
+    """The most accurate guess, and whether it is above chance.
+
+    It is the best of those whose interval lies above one half, where there are any.
+    """
+    guesses = [fact for fact in facts if fact.section == SECTION and fact.value is not None]
+    above = [fact for fact in guesses if fact.low is not None and fact.low > COIN]
+    best = max(above or guesses, key=lambda fact: fact.value or 0.0, default=None)
+    return best, bool(above)
 
 
 def _guess(label: str, features: object, groups: NDArray[np.int64], seed: int, note: str) -> Fact:
