@@ -649,3 +649,14 @@ def test_a_file_that_changes_while_it_is_read_is_refused(
         file.write_bytes(other.read_bytes())
     with pytest.raises(UserError, match="was changed while it was read"):
         list(reading)
+
+
+def test_a_command_without_the_option_does_not_advise_it(tmp_path: Path) -> None:
+    """As `eval label_free`, and the trial of `align`."""
+    path = tmp_path / "pairs.jsonl"
+    path.write_text('{"prompt": "What?", "chosen": "A.", "rejected": "B."}\n{"prompt": "What?"}\n')
+    with pytest.raises(UserError, match="or set --max-bad-fraction higher"):
+        read_records(path, "preference")
+    with pytest.raises(UserError, match="more than the 1 % that may be left out") as refusal:
+        read_records(path, "preference", has_option=False)
+    assert "--" not in str(refusal.value)

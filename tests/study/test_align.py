@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import cast
 
 import pytest
 import stub_steps
@@ -17,7 +18,7 @@ from veridical.data.records import write_records
 from veridical.eval.label_free import LABEL_FREE
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_json, write_json
-from veridical.study.align import align, describe
+from veridical.study.align import align, describe, run_steps
 from veridical.study.alignment import Evaluating, Sources, make_plan
 from veridical.study.commands import check_steps
 from veridical.study.ledger import Ledger
@@ -410,3 +411,19 @@ def test_a_recipe_from_end_to_end(recipe: str, tmp_path: Path) -> None:
     for step in make_plan(find_recipe(str(path)), sources, tmp_path / "run", short).steps:
         assert cli.main(step.words()) == 0, step.shown()  # here, where the libraries are loaded
     assert (tmp_path / "run" / "report.html").is_file()
+
+
+def test_an_option_that_a_failed_step_names_is_shown_as_this_command_takes_it() -> None:
+    """`align` has no --max-bad-fraction; its step `split` has."""
+
+    class Failed:
+        failed = {"split": "x.jsonl: 2 of 3 rows cannot be used; set --max-bad-fraction higher"}  # noqa: RUF012
+
+        def run(self, steps: object) -> None:
+            raise UserError(f"split failed: {self.failed['split']}. Start again to go on.")
+
+    with pytest.raises(UserError, match=r"are set so: --options split\.max_bad_fraction=VALUE$"):
+        run_steps(cast(Runner, Failed()), [])
+    Failed.failed = {"split": "the disk is full"}
+    with pytest.raises(UserError, match=r"to go on\.$"):
+        run_steps(cast(Runner, Failed()), [])

@@ -11,9 +11,22 @@ from veridical.runtime.progress import part_of
 
 
 def refuse_bad_share(
-    path: Path, kind: Kind, problems: list[RowProblem], total: int, max_bad_fraction: float
+    path: Path,
+    kind: Kind,
+    problems: list[RowProblem],
+    total: int,
+    max_bad_fraction: float,
+    has_option: bool = True,
 ) -> None:
     """Refuse a file of which too many rows can't be used.
+
+    Args:
+        path: the file.
+        kind: of its records.
+        problems: what is wrong with rows.
+        total: number of rows.
+        max_bad_fraction: share of them that may be unusable.
+        has_option: whether the command has the option --max-bad-fraction, which the message names.
 
     Raises:
         UserError: names the first of them.
@@ -23,13 +36,15 @@ def refuse_bad_share(
     if len(problems) <= max_bad_fraction * total and len(problems) < total:
         return
     share = f"--max-bad-fraction {max_bad_fraction:g} allows"
+    share = share if has_option else f"the {100 * max_bad_fraction:g} % that may be left out"
     limit = share if len(problems) < total else "can be left out"
     shown = "; ".join(str(problem) for problem in problems[:3])
     more = f"; and {len(problems) - 3} more" if len(problems) > 3 else ""
     found = f"{path}: {part_of(len(problems), total, 'rows')} cannot be used, more than {limit}: "
     if len(problems) == total and all(problem.reason.startswith(MISSING) for problem in problems):
         raise UserError(f"{found}{shown}{more}.{what_columns_say(path, kind)}")
-    advice = "Fix them, or set --max-bad-fraction higher." if len(problems) < total else "Fix them."
+    higher = ", or set --max-bad-fraction higher" if has_option and len(problems) < total else ""
+    advice = f"Fix them{higher}."
     raise UserError(f"{found}{shown}{more}.\n{advice}")
 
 

@@ -88,7 +88,7 @@ class LabelFreeOptions:
         from veridical.data.images import image_bytes_key, row_images
         from veridical.data.records import read_records
 
-        rows = read_records(self.data, "preference", self.images_root).rows
+        rows = read_records(self.data, "preference", self.images_root, has_option=False).rows
         pictures = rows.select_columns(["images"])
         texts = rows.select_columns(["id", "prompt", "chosen", "rejected"])
         found = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,12 +15,13 @@ from veridical.runtime.runs import start_run
 from veridical.study.alignment import Evaluating, Sources, make_plan
 from veridical.study.commands import check_steps
 from veridical.study.keys import Keys
-from veridical.study.plan import HEAD, Plan, read_plan, was_changed, write_plan
+from veridical.study.plan import HEAD, Plan, Step, read_plan, was_changed, write_plan
 from veridical.study.recipe import find_recipe
 from veridical.study.rehearsal import foretell
 from veridical.study.running import Executing, Runner
 
 PLAN = "plan.yaml"
+OPTION = re.compile(r"(?<![\w-])--([a-z][a-z0-9-]*[a-z0-9])")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,10 +148,10 @@ def align(
             print(f"Nothing was run. To start: {start}")
             return Aligned(None, {}, [], None)
         pages = [step for step in plan.steps if step.command == "report"]
-        runner.run([step for step in plan.steps if step not in pages])
+        run_steps(runner, [step for step in plan.steps if step not in pages])
         run.finish(steps=len(plan.steps), made=len(waiting))
         # The page is about a run that is finished.
-        runner.run(pages)
+        run_steps(runner, pages)
     result = collect(plan)
     for line in describe(plan):
         print(line)
@@ -158,6 +160,26 @@ def align(
     if result.report is not None:
         print(f"Open {result.report}")
     return result
+
+
+def run_steps(runner: Runner, steps: Sequence[Step]) -> None:
+    """Run steps; options that a failed one names are the step's own, and this command's are not.
+
+    Raises:
+        UserError: as `Runner.run`, with how to set such an option here.
+    """
+    try:
+        runner.run(steps)
+    except UserError as error:
+        named = [
+            f"{name}.{option.replace('-', '_')}"
+            for name, reason in runner.failed.items()
+            for option in OPTION.findall(reason)
+        ]
+        if not named:
+            raise
+        shown = " ".join(f"{name}=VALUE" for name in dict.fromkeys(named))
+        raise UserError(f"{error}\nHere such options are set so: --options {shown}") from error
 
 
 def _launcher(words: str | None) -> tuple[str, ...]:

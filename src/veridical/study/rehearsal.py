@@ -318,7 +318,9 @@ def few_rows(path: Path, kind: Kind, folder: Path, count: int) -> Path:
 
         raw = folder / "raw.parquet"
         pq.write_table(pa.Table.from_pylist(chosen), raw)
-    records = read_records(raw, kind, path.parent, max_bad_fraction=0.99, tells=False)
+    records = read_records(
+        raw, kind, path.parent, max_bad_fraction=0.99, tells=False, has_option=False
+    )
     write_records(records.rows, written, kind)
     return written
 
