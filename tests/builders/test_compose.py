@@ -7,6 +7,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 from PIL import Image
@@ -171,13 +173,13 @@ def test_flagged_rows_are_left_out_and_listed(
     tmp_path: Path, form: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = pairs(tmp_path, "a", 5)
-    path = tmp_path / form
-    if form == "findings.jsonl":
+    path, has_levels = tmp_path / form, form == "findings.jsonl"
+    if has_levels:
         write_jsonl(
             path,
             [
                 {"id": "1", "level": "warning", "what": "a line\u2028separator"},
-                {"id": "3", "level": "error"},
+                {"id": "3", "level": "error", "check": "refusals", "what": "it refuses"},
                 {"id": ""},
                 {"id": "gone", "level": "error"},
             ],
@@ -189,16 +191,76 @@ def test_flagged_rows_are_left_out_and_listed(
     assert run(data, "--without-flagged", path, "--out", tmp_path / "out") == 0
     assert ids_of(tmp_path / "out") == {"0", "2", "4"}
     said = "--without-flagged lists 1 id that no row has, such as gone."
-    assert (said in capsys.readouterr().out) == (form == "findings.jsonl")
+    assert (said in capsys.readouterr().out) == has_levels
     listed = read_jsonl(tmp_path / "out" / "skipped.jsonl")
     assert [(row["id"], row["row"], row["reason"]) for row in listed] == [
-        ("1", 2, "--without-flagged lists it"),
-        ("3", 4, "--without-flagged lists it"),
+        ("1", 2, "it is flagged: a line\u2028separator" if has_levels else "it is flagged"),
+        ("3", 4, "it is flagged: refusals: it refuses" if has_levels else "it is flagged"),
     ]
     words = ("--without-flagged", path, "--flagged-level", "error", "--out", tmp_path / "errors")
     assert run(data, *words) == 0
-    left = {"0", "1", "2", "4"} if form == "findings.jsonl" else {"0", "2", "4"}
+    left = {"0", "1", "2", "4"} if has_levels else {"0", "2", "4"}
     assert ids_of(tmp_path / "errors") == left
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+def test_findings_leave_out_their_rows_alone_and_those_are_no_bad_rows(
+    suffix: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of six rows two can't be used, far over 1 %, and one of them repeats a good row's id."""
+    given = read_jsonl(pairs(tmp_path, "a", 6))
+    given[1] |= {"chosen": "The same.", "rejected": "The same."}
+    given[2] |= {"id": "0", "prompt": "Another question, with the id of the first?"}
+    given[4] |= {"chosen": "I'm sorry, but I can't help with that."}
+    data, found = tmp_path / f"b{suffix}", tmp_path / "found.jsonl"
+    if suffix == ".jsonl":
+        write_jsonl(data, given)
+    else:
+        pq.write_table(pa.Table.from_pylist(given), data)
+    assert main(["data", "check", str(data), "--out", str(found)]) == 1
+    assert f"To leave their 3 rows out: veridical build compose {data}" in capsys.readouterr().out
+    for out in ("out", "again"):  # the second time from the cache
+        words = ("--without-flagged", found, "--max-bad-fraction", 0, "--out", tmp_path / out)
+        assert run(data, *words) == 0
+        assert ids_of(tmp_path / out) == {"0", "3", "5"}
+    assert "3 rows left out as --without-flagged lists them." in capsys.readouterr().out
+    summary = read_json(tmp_path / "out" / "summary.json")
+    assert (summary["flagged"], summary["skipped"]) == (3, 0)
+    listed = read_jsonl(tmp_path / "out" / "skipped.jsonl")
+    assert [(row["row"], row["reason"].split(": ")[1]) for row in listed] == [
+        (2, "equal answers"), (3, "ids"), (5, "refusals"),
+    ]  # fmt: skip
+    assert run(data, "--without-flagged", found, "--flagged-level", "error", "--out",
+               tmp_path / "errors") == 0  # fmt: skip
+    assert ids_of(tmp_path / "errors") == {"0", "3", "4", "5"}
+    skipped = tmp_path / "out" / "skipped.jsonl"  # names the file, and its rows have those ids
+    assert run(data, "--without-flagged", skipped, "--out", tmp_path / "by-file") == 0
+    assert ids_of(tmp_path / "by-file") == {"0", "3", "5"}
+
+
+def test_findings_of_another_file_or_of_one_that_was_changed_are_refused_by_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, found = pairs(tmp_path, "a", 4), tmp_path / "found.jsonl"
+    rows = read_jsonl(data)
+    write_jsonl(data, [rows[0] | {"chosen": " "}, *rows[1:]])
+    assert main(["data", "check", str(data), "--out", str(found)]) == 1
+    same = tmp_path / "moved.jsonl"
+    same.write_bytes(data.read_bytes())
+    assert run(same, "--without-flagged", found, "--out", tmp_path / "moved") == 0
+    assert ids_of(tmp_path / "moved") == {"1", "2", "3"}
+    write_jsonl(data, rows[1:])
+    assert run(data, "--without-flagged", found, "--out", tmp_path / "out") == 2
+    assert f"lists rows of {data}, which was changed since" in capsys.readouterr().err
+    other = pairs(tmp_path, "b", 4)
+    assert run(other, "--without-flagged", found, "--out", tmp_path / "out") == 2
+    assert f"lists rows of {data}, which is none of the sets" in capsys.readouterr().err
+    write_jsonl(found, [{"id": "3", "file": str(data), "row": 1, "reason": "too long"}])
+    assert run(data, "--without-flagged", found, "--out", tmp_path / "out") == 2
+    assert "row 1 with the id 3, and it has the id 1 now" in capsys.readouterr().err
+    write_jsonl(found, [{"id": str(n), "file": str(data), "row": n} for n in (1, 2, 3)])
+    assert run(data, "--without-flagged", found, "--out", tmp_path / "out") == 2
+    assert "No pair is left to take: 3 are flagged." in capsys.readouterr().err
 
 
 def test_the_recipe_makes_the_same_bytes_from_anywhere_and_notices_other_content(
@@ -236,11 +298,13 @@ def test_a_composed_set_can_be_composed_again_by_its_factors(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("more", "told"),
     [
-        (["--weights", 1, 2], "--weights has 2 numbers; give one for each of 1 sets"),
+        (["--weights", 1, 2], "--weights has 2 numbers; give one for each of 1 set."),
         (["--weights", 0], "--weights"),
         (["--chosen-by", "x", "y"], "--chosen-by has 2 texts"),
         (["--keep", "judge"], "--keep judge: write NAME=VALUE"),
-        (["--keep", "judge=nobody"], "No pair is left to take: 3 are not judge=nobody"),
+        (["--keep", "judge=nobody"], "3 are not judge=nobody. In the sets judge is even (2), odd"),
+        (["--keep", "juge=odd"], "--keep juge: no pair has juge. Did you mean judge? They have"),
+        (["--keep", "third=1"], "no pair has third. Did you mean columns.third? They have judge"),
         (["--size", 4], "Set --size 3 or less"),
         (["--swap", 1.5], "--swap is 1.5"),
         (["--expect", "abc"], "not the content that the recipe was made with"),

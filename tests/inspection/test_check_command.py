@@ -38,11 +38,11 @@ def test_the_exit_status_tells(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert check(file) == 1
     out, err = capsys.readouterr()
     assert "row 2 (r2): none.png is no file" in out
-    assert "1 error in 1 row, 0 warnings; --fix OUT would fix 1 of them." in out
+    assert "1 error in 1 row, 0 warnings. With --fix OUT: 1 row left out." in out
     assert "veridical:" not in err
     assert check(file, "--fix", tmp_path / "fixed.jsonl") == 1
     said = capsys.readouterr().out
-    assert f"0 warnings; 1 of them fixed in {tmp_path / 'fixed.jsonl'}." in said
+    assert f"0 warnings. In {tmp_path / 'fixed.jsonl'}: 1 row left out." in said
     assert "--fix OUT" not in said
     assert check(tmp_path / "nowhere.jsonl") == 2
 
@@ -79,7 +79,8 @@ def test_all_findings_go_into_a_file(tmp_path: Path) -> None:
     assert check(file, "--out", tmp_path / "found.jsonl") == 1
     found = read_jsonl(tmp_path / "found.jsonl")
     assert [row["row"] for row in found] == [1, 2, 3, 4, 5, 6, 7]
-    assert set(found[0]) == {"check", "level", "row", "id", "what", "fix", "repair"}
+    about = {"set", "sha256"}
+    assert set(found[0]) == about | {"check", "level", "row", "id", "what", "fix", "repair"}
 
 
 def test_what_is_fixed_is_said_and_the_copy_is_sound(
@@ -101,6 +102,8 @@ def test_what_is_fixed_is_said_and_the_copy_is_sound(
     said = capsys.readouterr().out
     # 18 rows, of which 14 (image), 15 (equal), 16 (no JSON) and 18 (duplicate) are left out.
     assert "14 rows written to" in said
+    assert f"In {out}: 4 rows left out, 1 id changed, ends of answers changed." in said
+    assert "\n  ids: 1 row, id changed" in said
     changes = read_jsonl(tmp_path / "out" / "fixed.jsonl.changes.jsonl")
     left_out = {
         change["row"]: change["check"] for change in changes if "left out" in change["done"]

@@ -30,7 +30,7 @@ def opened(tmp_path: Path) -> Opened:
     one = open_sets([tmp_path / "pairs.jsonl"], None, None, None)[0]
     index = open_index(one.key())
     index.start(one.rows(), background=False)
-    return Opened(one, index, Notes(notes_path(one.file)))
+    return Opened(one, index, Notes(notes_path(one.file), one.file))
 
 
 def client(opened: Opened, *tokens: str, root_path: str = "") -> Client:

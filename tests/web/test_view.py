@@ -17,10 +17,10 @@ from PIL import Image
 from web_client import Client
 
 from veridical import cli
-from veridical.builders.composing.flags import read_flagged
+from veridical.builders.composing.flags import read_flags
 from veridical.data.records import read_records, write_records
 from veridical.runtime.errors import UserError
-from veridical.runtime.files import read_jsonl, write_json, write_jsonl
+from veridical.runtime.files import hash_file, read_jsonl, write_json, write_jsonl
 from veridical.web.guard import Access
 from veridical.web.index import Index, open_index
 from veridical.web.notes import Notes, notes_path
@@ -59,7 +59,7 @@ def application(*sets: Path, access: Access | None = None, **more: Any) -> Clien
     for one in open_sets(sets, more.get("root"), more.get("objects"), more.get("vocabulary")):
         index = open_index(one.key())
         index.start(one.rows(), background=False)
-        opened.append(Opened(one, index, Notes(notes_path(one.file))))
+        opened.append(Opened(one, index, Notes(notes_path(one.file), one.file)))
     return Client(viewer(opened, access or Access(key=KEY)))
 
 
@@ -139,7 +139,7 @@ def test_texts_are_escaped(pairs: Path, tmp_path: Path) -> None:
 def test_rows_are_found_filtered_and_sorted_by_the_address(
     pairs: Path, query: str, expected: list[int]
 ) -> None:
-    notes = Notes(notes_path(pairs))
+    notes = Notes(notes_path(pairs), pairs)
     notes.change("b", 2, True, None)
     notes.change("c", 3, None, "look again")
     assert shown(application(pairs), f"/s/0?{query}") == expected
@@ -190,7 +190,8 @@ def test_flags_and_notes_are_kept_exported_and_left_out_by_compose(
     ]  # fmt: skip
     assert not list(tmp_path.glob("*.lock"))
     assert client.get("/s/0/notes.jsonl").text == (tmp_path / "pairs.notes.jsonl").read_text()
-    assert read_flagged(tmp_path / "pairs.notes.jsonl", "warning") == {"b"}
+    flags = read_flags(tmp_path / "pairs.notes.jsonl", "warning")
+    assert [(flag.row, flag.id, flag.sha256) for flag in flags] == [(2, "b", hash_file(pairs))]
     given = ["build", "compose", str(pairs), "--out", str(tmp_path / "out")]
     assert cli.main([*given, "--without-flagged", str(tmp_path / "pairs.notes.jsonl")]) == 0
     left = read_records(tmp_path / "out" / "pairs.parquet", "preference").ids
@@ -214,10 +215,11 @@ def test_a_flag_that_can_not_be_stored_is_not_shown(
 
 
 def test_servers_that_share_a_file_of_notes_keep_every_flag(tmp_path: Path) -> None:
-    path = tmp_path / "pairs.notes.jsonl"
+    path, rows_file = tmp_path / "pairs.notes.jsonl", tmp_path / "pairs.jsonl"
+    rows_file.touch()
 
     def flag(server: int) -> None:
-        own = Notes(path)
+        own = Notes(path, rows_file)
         for number in range(20):
             own.change(f"{server}-{number}", number, True, None)
 
@@ -231,6 +233,8 @@ def test_a_set_that_is_changed_meanwhile_says_so(pairs: Path) -> None:
     write_records(rows()[1:], pairs, "preference")
     for address in ("/s/0", "/s/0/row/1", "/s/0/row/1/image/0/small"):
         assert "was changed" in client.get(address).text
+    reply = client.post("/s/0/row/2/note", {"flagged": True}, **{"x-veridical-key": KEY})
+    assert (reply.status, "was changed" in reply.text) == (400, True), "row 2 is another row now"
 
 
 def test_gaps_of_a_description_are_shown_and_sorted_by(

@@ -18,22 +18,22 @@ import yaml
 from veridical.builders._parts import finish
 from veridical.builders._row_parts import RowParts, build_set
 from veridical.builders._rows import Skipped, as_row
-from veridical.builders.composing.flags import read_flagged
+from veridical.builders.composing.factors import candidates_of, said_of, values_in_words
+from veridical.builders.composing.flags import flags_by_set, read_flags
 from veridical.builders.composing.recipe import (
     Amounts,
     Candidate,
     Factors,
     draw,
-    entry,
     quotas,
     set_names,
-    source_of,
     swapped_ids,
 )
 from veridical.builders.composing.rows import row_maker, row_name
 from veridical.builders.join import difference, further_answers, with_row_images
-from veridical.data.origins import image_paths, unread_rows, with_origins
+from veridical.data.origins import flagged_rows, image_paths, unread_rows, with_origins
 from veridical.data.reading import read
+from veridical.data.record_flags import FlaggedRows
 from veridical.data.record_types import OF_ONE_ANSWER
 from veridical.data.records import RecordSet
 from veridical.runtime.errors import UserError
@@ -41,6 +41,7 @@ from veridical.runtime.files import check_file, require_file, write_jsonl, write
 from veridical.runtime.options import Reading, by_option
 from veridical.runtime.progress import are_in, counted
 from veridical.runtime.randomness import key
+from veridical.runtime.run_files import SkippedRow
 from veridical.runtime.runs import start_run
 from veridical.runtime.shards import print_result, read_shard
 
@@ -55,11 +56,13 @@ class Composition:
     Attributes:
         taken: in the order of the result.
         left_out: for each set, the rows that can't be taken.
+        flagged: for each set, the rows that are left out by ids which readers made.
         counts: for the summary, what was left out on purpose.
     """
 
     taken: list[Candidate]
     left_out: list[list[Skipped]]
+    flagged: list[list[Skipped]]
     counts: dict[str, object]
 
 
@@ -91,9 +94,9 @@ def build_compose(
         amounts: how many pairs.
         rejected_from: take rejected answers from this set: those of the pair with the same id,
             prompt, images and chosen answer. Pairs without a match are left out and listed.
-        without_flagged: leave out the rows listed in this file: JSON Lines with an `id` (from
-            `data check --out`, the notes of `view`, or a `skipped.jsonl`), a JSON list of ids, or
-            a text file with one id per line.
+        without_flagged: leave out the rows listed in this file, whether they could be used or not:
+            the findings of `data check --out`, the notes of `view` or a `skipped.jsonl`, by the
+            numbers of the rows, or ids (a JSON list, or a text file with one id per line).
         flagged_level: lowest `level` at which a listed row is left out.
         expect: expected SHA-256 of each set, then of rejected-from and without-flagged, as in
             `recipe.yaml`; other content is refused.
@@ -109,7 +112,7 @@ def build_compose(
     inputs |= {name: path for name, path in given.items() if path is not None}
     for name, path in inputs.items():
         require_file(path, "SETS:" if name.startswith("set") else f"--{name.replace('_', '-')}")
-    flagged = read_flagged(without_flagged, flagged_level)
+    flags = read_flags(without_flagged, flagged_level)
     options = {
         "sets": sets, "out": out, "factors": factors, "amounts": amounts,
         "rejected_from": rejected_from, "without_flagged": without_flagged,
@@ -120,7 +123,11 @@ def build_compose(
     with start_run(out, "build compose", options, inputs, any_process=True) as run:
         hashes = [str(run.record["inputs"][name]["sha256"]) for name in inputs]
         _expect(list(inputs.values()), hashes, expect)
-        records = [read(path, "preference", reading) for path in sets]
+        flagged = flags_by_set(without_flagged, flags, sets, hashes[: len(sets)])
+        records = [
+            read(path, "preference", reading, listed)
+            for path, listed in zip(sets, flagged, strict=True)
+        ]
         other = read(rejected_from, "preference", reading) if rejected_from else None
         choice = _choose(records, other, names, factors, amounts, flagged, seed)
         recipe, path = _recipe(options, hashes), out / "pairs.parquet"
@@ -131,9 +138,10 @@ def build_compose(
             lambda one: files[one.set](one.index), "pairs", part,
         ):  # fmt: skip
             return
-        skipped = _write_skipped(out, records, choice)
+        _tell_unknown(flagged, records)
+        counts = _write_skipped(out, records, choice)
         write_text_atomic(out / RECIPE, recipe)
-        finish(run, {"pairs": len(choice.taken), "skipped": skipped, **choice.counts}, parts)
+        finish(run, {"pairs": len(choice.taken), **counts, **choice.counts}, parts)
         print_result(are_in(len(choice.taken), "pairs", path))
         print_result(
             f"To make them again: veridical build compose --config {out / RECIPE} --out FOLDER"
@@ -170,36 +178,34 @@ def _choose(
     names: Sequence[str],
     factors: Factors,
     amounts: Amounts,
-    flagged: frozenset[str],
+    flagged: Sequence[FlaggedRows],
     seed: int,
 ) -> Composition:
     left_out: list[list[Skipped]] = [[] for _ in records]
+    listed: list[list[Skipped]] = [[] for _ in records]
     not_kept: Counter[str] = Counter()
+    said = said_of(records, factors)
     partners = _Partners(other) if other is not None else None
     able: list[list[Candidate]] = []
     for number, one in enumerate(records):
-        found = _candidates(number, one, factors, not_kept)
-        unflagged = [row for row in found if row.id not in flagged]
-        left_out[number] += [
-            Skipped(row.id, "id", "--without-flagged lists it")
-            for row in found
-            if row.id in flagged
-        ]
+        found = candidates_of(number, one, factors, not_kept)
+        # Ids that readers make, of content or by numbering repeated ones, are known only now.
+        ids = flagged[number].ids
+        unflagged = [row for row in found if row.id not in ids]
+        listed[number] += [Skipped(row.id, "row", ids[row.id]) for row in found if row.id in ids]
         if partners is not None:
             unflagged, alone = partners.found_by(unflagged, one)
             left_out[number] += alone
         able.append(unflagged)
-    if lost := flagged - {id for one in records for id in one.ids}:
-        print(
-            f"--without-flagged lists {counted(len(lost), 'ids')} that no row has, such as "
-            f"{min(lost)}."
-        )
     sizes = [len(rows) for rows in able]
     if not any(sizes):
-        known = [*(f"{count} are not {name}" for name, count in not_kept.items())]
-        flagged_or_alone = sum(map(len, left_out))
-        known += [f"{flagged_or_alone} are flagged or have no partner"] if flagged_or_alone else []
-        raise UserError(f"No pair is left to take: {', '.join(known)}.")
+        why = {f"not {name}": count for name, count in not_kept.items()}
+        why |= {
+            "flagged": sum(map(len, listed)) + sum(len(one.flagged) for one in records),
+            "without a partner in --rejected-from": sum(map(len, left_out)),
+        }
+        known = [f"{n} {'is' if n == 1 else 'are'} {reason}" for reason, n in why.items() if n]
+        raise UserError(f"No pair is left to take: {', '.join(known)}.{values_in_words(said)}")
     if amounts.weights and not all(sizes):
         raise UserError(f"{names[sizes.index(0)]} has no pair to take. Leave it out.")
     taken = [
@@ -216,29 +222,7 @@ def _choose(
         "swapped": sum(row.swap for row in final),
         "not_kept": dict(not_kept),
     }
-    return Composition(final, left_out, counts)
-
-
-def _candidates(
-    number: int, records: RecordSet, factors: Factors, not_kept: Counter[str]
-) -> list[Candidate]:
-    """The rows of a set that the conditions keep; others are counted by condition."""
-    columns = [name for name in ("id", "source") if name in records.rows.column_names]
-    found, wanted = [], factors.wanted()
-    table = records.rows.select_columns(columns).with_format("arrow")[:]
-    for index, row in enumerate(table.to_pylist()):
-        source = source_of(row.get("source"))
-        own = factors.of(number, source)
-        missed = [
-            name
-            for name, values in wanted.items()
-            if (own.get(name) or entry(source, name)) not in values
-        ]
-        if missed:
-            not_kept["=".join((missed[0], "|".join(sorted(wanted[missed[0]]))))] += 1
-        else:
-            found.append(Candidate(number, index, row["id"], own))
-    return found
+    return Composition(final, left_out, listed, counts)
 
 
 class _Partners:
@@ -300,20 +284,44 @@ def _swapped(
     return final
 
 
-def _write_skipped(out: Path, records: Sequence[RecordSet], choice: Composition) -> int:
-    skipped = [
-        row
-        for one, left_out in zip(records, choice.left_out, strict=True)
-        for row in (
-            *unread_rows(one),
-            *(with_origins(one, map(as_row, left_out)) if left_out else ()),
+def _tell_unknown(flagged: Sequence[FlaggedRows], records: Sequence[RecordSet]) -> None:
+    """Say which listed ids no row has.
+
+    Raises:
+        UserError: a row is listed that its file has not.
+    """
+    for listed, one in zip(flagged, records, strict=True):
+        if missing := listed.rows.keys() - {row.row for row in one.flagged}:
+            raise UserError(
+                f"{listed.listed_in} lists row {min(missing)} of {one.file}, which has "
+                f"{counted(one.total, 'rows')}: the file was changed since. List its rows again."
+            )
+    known = {id for one in records for id in one.ids}
+    known |= {row.id for one in records for row in (*one.flagged, *one.problems)}
+    ids = {id for one in flagged for id in one.ids} - known
+    if ids:
+        print(
+            f"--without-flagged lists {counted(len(ids), 'ids')} that no row has, such as "
+            f"{min(ids)}."
         )
-    ]
-    write_jsonl(out / "skipped.jsonl", skipped)
+
+
+def _write_skipped(
+    out: Path, records: Sequence[RecordSet], choice: Composition
+) -> dict[str, object]:
+    """List every row that was not taken, for a fault or because it is flagged; counts both."""
+    skipped: list[SkippedRow] = []
+    flagged: list[SkippedRow] = []
+    for one, left_out, listed in zip(records, choice.left_out, choice.flagged, strict=True):
+        skipped += [*unread_rows(one), *with_origins(one, map(as_row, left_out))]
+        flagged += [*flagged_rows(one), *with_origins(one, map(as_row, listed))]
+    file = out / "skipped.jsonl"
+    write_jsonl(file, [*skipped, *flagged])
+    if flagged:
+        print(f"{counted(len(flagged), 'rows')} left out as --without-flagged lists them.")
     if skipped:
-        told = counted(len(skipped), "pairs")
-        print(f"{told} can't be taken; {out / 'skipped.jsonl'} says why.")
-    return len(skipped)
+        print(f"{counted(len(skipped), 'pairs')} can't be taken; {file} says why.")
+    return {"skipped": len(skipped), "flagged": len(flagged)}
 
 
 def _recipe(given: Mapping[str, object], hashes: Sequence[str]) -> str:

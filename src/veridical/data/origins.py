@@ -94,6 +94,14 @@ def unread_rows(records: RecordSet) -> list[SkippedRow]:
     ]
 
 
+def flagged_rows(records: RecordSet) -> list[SkippedRow]:
+    """The rows of `skipped.jsonl` for what was asked to be left out."""
+    return [
+        Origin(records.file, row.row).left_out(row.id, row.field, row.reason)
+        for row in records.flagged
+    ]
+
+
 def with_origins(records: RecordSet, listed: Iterable[SkippedRow]) -> list[SkippedRow]:
     """Put file, row and the images' files into rows of `skipped.jsonl` that have an id alone.
 

@@ -13,6 +13,7 @@ from typing import get_args
 from veridical.data.images import decode_image, resolve_image_path
 from veridical.data.pixels import ImageError
 from veridical.data.record_files import raw_rows
+from veridical.data.record_flags import FlaggedRows
 from veridical.data.record_kinds import MESSAGE_FIELDS, Kind, RowError
 from veridical.data.record_names import IMAGES, image_column, image_marker, with_own_names
 from veridical.data.record_rows import content_id, known_fields, normalize
@@ -29,12 +30,14 @@ class RowProblem:
         id: the row's id, or "" if it has none.
         field: the field that is wrong, or "row".
         reason: half a sentence.
+        flagged: whether it was asked to be left out, whatever it holds; it is no bad row.
     """
 
     row: int
     id: str
     field: str
     reason: str
+    flagged: bool = False
 
     def __str__(self) -> str:
         name = f" ({self.id})" if self.id else ""
@@ -42,6 +45,7 @@ class RowProblem:
 
 
 MISSING = "is missing"
+NONE_FLAGGED = FlaggedRows()
 READ_BY: dict[Kind, str] = {
     "conversation": "`build bdhs`, `build sample` and `train sft`",
     "preference": "`train dpo`, `train reward` and `train sft --kind preference`",
@@ -50,6 +54,22 @@ READ_BY: dict[Kind, str] = {
     "sample": "`build rate`, `build annotate`, `build rank` and `build best`",
 }
 """Commands that read records of a kind, for errors."""
+
+
+_ASKED = (
+    "`build sample`, `train online`, `train ppo`, `train rloo` and `train grpo` take them and ask "
+    "their prompts without the answers"
+)
+TAKEN_TOO: dict[tuple[Kind, Kind], str] = {
+    ("prompt", "conversation"): _ASKED,
+    ("prompt", "preference"): _ASKED,
+    ("conversation", "preference"): "`build corrupt`, `build distort`, `build sample` and "
+    "`train sft` take them",
+    ("conversation", "sample"): "`build corrupt` takes them",
+    ("sample", "conversation"): "`build dropout` takes them",
+    ("sample", "preference"): "`build dropout` takes them",
+}
+"""Commands that expect records of the first kind, and take the second by an option."""
 
 
 def what_columns_say(path: Path, kind: Kind) -> str:
@@ -70,11 +90,8 @@ def what_columns_say(path: Path, kind: Kind) -> str:
     if other is None:
         return told
     told += f" The rows are {other} records, which {READ_BY[other]} read."
-    if kind == "prompt" and other in ("conversation", "preference"):
-        told += (
-            " `build sample`, `train online`, `train ppo`, `train rloo` and `train grpo` take them "
-            f"with --kind {other}, and ask their prompts without the answers."
-        )
+    if (kind, other) in TAKEN_TOO:
+        told += f" With --kind {other}, {TAKEN_TOO[kind, other]}."
     return told
 
 
@@ -122,12 +139,13 @@ class Seen:
         self.markers += more.markers
         self.has_images = self.has_images or more.has_images
 
-    def refuse_lost_images(self, name: str, total: int) -> None:
+    def refuse_lost_images(self, name: str, total: int, by_option: bool = False) -> None:
         """Stop where rows seem to have images and would be used without any.
 
         Args:
             name: of the file, for the message.
             total: how many rows it has.
+            by_option: whether --columns can name the column.
 
         Raises:
             UserError: no row has images, but columns or texts say that they should.
@@ -143,17 +161,23 @@ class Seen:
             )
         if self.lost:
             one = min(self.lost.values())
+            found = f"{name}: no row has images, but the column {one!r} seems to hold some."
+            if by_option:
+                raise UserError(
+                    f"{found} Set --columns images={one}, or --images drop to read the texts alone."
+                )
             raise UserError(
-                f"{name}: no row has images, but the column {one!r} seems to hold some. Call it "
-                f"`images` (paths or bytes; {', '.join(IMAGES[1:6])}, ... are read too), or take "
-                "it out if the rows are to be used without images."
+                f"{found} Call it `images` (paths or bytes; {', '.join(IMAGES[1:6])}, ... are read "
+                "too), or take it out if the rows are to be used without images."
             )
 
 
 class RowChecker:
     """What must be remembered from row to row while a file is checked."""
 
-    def __init__(self, kind: Kind, root: Path, foreign: bool = False) -> None:
+    def __init__(
+        self, kind: Kind, root: Path, foreign: bool = False, flagged: FlaggedRows = NONE_FLAGGED
+    ) -> None:
         """Begin with a file's first row.
 
         Args:
@@ -162,8 +186,10 @@ class RowChecker:
             foreign: whether ids are left as they are, as those of foreign sets often name images:
                 whoever puts the rows together numbers repeated ones. Otherwise a row with a
                 repeated id can't be used.
+            flagged: rows that are left out without a look at what they hold.
         """
         self.kind = kind
+        self.flagged = flagged
         self.foreign = foreign
         self.root = root.resolve()
         self.seen = Seen()
@@ -176,6 +202,7 @@ class RowChecker:
 
     def usable(self, chunk: list[tuple[int, object]]) -> list[CheckedRow]:
         """The rows of a chunk that are fit for use, in order; the others become problems."""
+        chunk = [(number, row) for number, row in chunk if not self._leaves_out(number, row)]
         rows = [self._named(row) for _, row in chunk]
         with ThreadPoolExecutor() as pool:
             results = list(pool.map(self._checked, rows))
@@ -190,11 +217,15 @@ class RowChecker:
                 good.append(record)
                 self.numbers.append(number)
             except RowError as bad:
-                name = row.get("id") if isinstance(row, Mapping) else None
-                # Half a surrogate pair may be what is wrong, and no file takes it.
-                identity = "" if name is None else str(name).encode(errors="replace").decode()
-                self.problems.append(RowProblem(number, identity, bad.field, bad.reason))
+                self.problems.append(RowProblem(number, _own_id(row), bad.field, bad.reason))
         return good
+
+    def _leaves_out(self, number: int, row: object) -> bool:
+        """Whether a row was asked to be left out; it is noted among the problems."""
+        reason = self.flagged.reason_for(number, row) if self.flagged else None
+        if reason is not None:
+            self.problems.append(RowProblem(number, _own_id(row), "row", reason, flagged=True))
+        return reason is not None
 
     def _named(self, row: object) -> object:
         """The row with its kind's names, after noting which columns are used and which not."""
@@ -255,6 +286,12 @@ class RowChecker:
         if not self._ids.take(identity, number):
             raise RowError("id", f"is that of row {self._ids.rows[identity]} too")
         return identity
+
+
+def _own_id(row: object) -> str:
+    name = row.get("id") if isinstance(row, Mapping) else None
+    # Half a surrogate pair may be what is wrong, and no file takes it.
+    return "" if name is None else str(name).encode(errors="replace").decode()
 
 
 class Ids:

@@ -29,6 +29,7 @@ from veridical.data import (
     record_checks,
     record_fields,
     record_files,
+    record_flags,
     record_kinds,
     record_messages,
     record_names,
@@ -50,6 +51,7 @@ _DECIDING = (
     record_checks,
     record_fields,
     record_files,
+    record_flags,
     record_kinds,
     record_messages,
     record_names,
@@ -106,13 +108,21 @@ class RowsWriter:
         self._writer.close()
 
 
-def store_key(path: Path, kind: str, root: Path, schema: pa.Schema) -> str:
-    """A key that changes with the file, the kind, the images' root, and the code that checks."""
+def store_key(path: Path, kind: str, root: Path, schema: pa.Schema, flagged: str = "") -> str:
+    """A key that changes with the file, the kind, the images' root, and the code that checks.
+
+    Args:
+        path: of the file.
+        kind: of its rows.
+        root: of its images.
+        schema: of the result.
+        flagged: which rows are left out.
+    """
     state = path.stat()
     code = [hash_file(Path(str(module.__file__))) for module in _DECIDING]
     return digest(
         str(path.resolve()), state.st_mtime_ns, state.st_size, kind, str(root.resolve()), code,
-        str(schema), PIL.__version__, pa.__version__, datasets.__version__,
+        str(schema), PIL.__version__, pa.__version__, datasets.__version__, flagged,
     )  # fmt: skip
 
 

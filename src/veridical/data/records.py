@@ -40,9 +40,10 @@ from veridical.data.messages import (
     text_of,
     user_message,
 )
-from veridical.data.record_checks import RowChecker, RowProblem
+from veridical.data.record_checks import NONE_FLAGGED, RowChecker, RowProblem
 from veridical.data.record_columns import arrow_features
 from veridical.data.record_files import chunks, raw_rows
+from veridical.data.record_flags import FlaggedRows
 from veridical.data.record_kinds import MESSAGE_FIELDS, OPTIONAL_FIELDS, Kind, response_name
 from veridical.data.record_refusals import lost_images, refuse_bad_share
 from veridical.data.record_store import (
@@ -98,6 +99,16 @@ IN_MEMORY = 64 * 2**20
 
 
 @dataclass(frozen=True)
+class _Asked:
+    """What is read, as what."""
+
+    path: Path
+    kind: Kind
+    root: Path
+    flagged: FlaggedRows
+
+
+@dataclass(frozen=True)
 class RecordSet:
     """What a file held.
 
@@ -105,11 +116,12 @@ class RecordSet:
         rows: the usable rows. On access messages are clean (no key that Arrow filled with None)
             and images are decoded, to upright RGB; nothing is decoded before. All of a row is
             read on access: take `rows.select_columns(["id"])` first for what needs no images.
-        problems: the rows left out, in order.
+        problems: the rows that can't be used, in order.
         total: rows in the file, usable or not.
         ignored: columns of the file that its kind has no use for.
         numbers: of the usable rows in the file, counted from 1; of JSON Lines those of the lines.
         file: what was read.
+        flagged: the rows that were asked to be left out, in order.
     """
 
     rows: Dataset
@@ -118,6 +130,7 @@ class RecordSet:
     ignored: tuple[str, ...] = ()
     numbers: Sequence[int] = ()
     file: Path = Path()
+    flagged: Sequence[RowProblem] = ()
 
     @property
     def ids(self) -> list[str]:
@@ -131,6 +144,8 @@ def read_records(
     images_root: Path | str | None = None,
     max_bad_fraction: float = 0.01,
     tells: bool = True,
+    flagged: FlaggedRows = NONE_FLAGGED,
+    has_option: bool = True,
 ) -> RecordSet:
     """Read and check Parquet (`.parquet`), JSON Lines (`.jsonl`) or a JSON list (`.json`).
 
@@ -147,6 +162,8 @@ def read_records(
             own folder by default.
         max_bad_fraction: the share of unusable rows, in [0, 1], above which reading fails.
         tells: whether columns that are not used are printed; not where the file is read again.
+        flagged: rows to leave out, whatever they hold; they count neither as bad nor as rows.
+        has_option: whether the command has an option for `max_bad_fraction`, for the message.
 
     Raises:
         UserError: the file cannot be read, no row is usable, or too many are not.
@@ -155,10 +172,14 @@ def read_records(
     if kind not in MESSAGE_FIELDS:
         raise UserError(f"No kind of record is called {kind!r}; choose of {list(MESSAGE_FIELDS)}.")
     root = Path(images_root) if images_root is not None else path.parent
-    checked = _read_parquet(path, kind, root) if path.suffix.lower() == ".parquet" else None
-    checked = checked or _read_long_lines(path, kind, root) or _in_memory(path, kind, root)
-    problems, total = checked.problems, checked.total
-    refuse_bad_share(path, kind, problems, total, max_bad_fraction)
+    asked = _Asked(path, kind, root, flagged)
+    checked = _read_parquet(asked) if path.suffix.lower() == ".parquet" else None
+    checked = checked or _read_long_lines(asked) or _in_memory(asked)
+    problems = [problem for problem in checked.problems if not problem.flagged]
+    left_out = [problem for problem in checked.problems if problem.flagged]
+    if not checked.total or len(left_out) < checked.total:
+        read = checked.total - len(left_out)
+        refuse_bad_share(path, kind, problems, read, max_bad_fraction, has_option)
     ignored = tuple(checked.ignored)
     tells = tells and processes.is_first()
     if ignored and tells:
@@ -168,8 +189,9 @@ def read_records(
             f"{path}: some rows have no image and are used without, though the column "
             f"{checked.lost[0]!r} seems to hold theirs; other rows have images of their own."
         )
+    rows = _as_dataset(checked.table, kind, path)
     return RecordSet(
-        _as_dataset(checked.table, kind, path), problems, total, ignored, _numbers(checked), path
+        rows, problems, checked.total, ignored, _numbers(checked), path, tuple(left_out)
     )
 
 
@@ -182,48 +204,49 @@ def _numbers(checked: CheckedRows) -> Sequence[int]:
     return [number for number in range(1, checked.total + 1) if number not in bad]
 
 
-def _read_parquet(path: Path, kind: Kind, root: Path) -> CheckedRows | None:
-    if not path.is_file():
+def _read_parquet(asked: _Asked) -> CheckedRows | None:
+    if not asked.path.is_file():
         return None  # who reads it next says what is wrong
-    schema = arrow_features(kind).arrow_schema
-    key = store_key(path, kind, root, schema)
+    schema = arrow_features(asked.kind).arrow_schema
+    key = store_key(asked.path, asked.kind, asked.root, schema, asked.flagged.key)
     with one_at_a_time(key):
         known = known_rows(key)
         if known is not None:
             return known
 
-        return store_rows(key, schema, lambda writer: _fill(writer, path, kind, root))
+        return store_rows(key, schema, lambda writer: _fill(writer, asked))
 
 
-def _read_long_lines(path: Path, kind: Kind, root: Path) -> CheckedRows | None:
+def _read_long_lines(asked: _Asked) -> CheckedRows | None:
+    path = asked.path
     if path.suffix.lower() not in (".jsonl", ".ndjson") or not path.is_file():
         return None
     if path.stat().st_size < IN_MEMORY:
         return None
 
     def fill(writer: RowsWriter) -> None:
-        writer.numbers = _fill(writer, path, kind, root)
+        writer.numbers = _fill(writer, asked)
 
-    return store_rows(None, arrow_features(kind).arrow_schema, fill)
+    return store_rows(None, arrow_features(asked.kind).arrow_schema, fill)
 
 
-def _fill(writer: RowsWriter, path: Path, kind: Kind, root: Path) -> list[int]:
+def _fill(writer: RowsWriter, asked: _Asked) -> list[int]:
     """Check a file's rows into a store; gives the numbers of the usable ones."""
-    checker, total, chunks = _checking(path, kind, root)
+    checker, total, chunks = _checking(asked)
     for chunk in chunks:
         writer.write(chunk)
     writer.problems, writer.total = _in_order(checker.problems), total
     writer.ignored, writer.reads_files = sorted(checker.seen.ignored), checker.reads_files
-    writer.lost = lost_images(path, checker, total)
+    writer.lost = lost_images(asked.path, checker, total)
     return checker.numbers
 
 
-def _in_memory(path: Path, kind: Kind, root: Path) -> CheckedRows:
-    schema = arrow_features(kind).arrow_schema
-    checker, total, chunks = _checking(path, kind, root)
+def _in_memory(asked: _Asked) -> CheckedRows:
+    schema = arrow_features(asked.kind).arrow_schema
+    checker, total, chunks = _checking(asked)
     tables = [pa.Table.from_pylist(chunk, schema=schema) for chunk in chunks]
     table = InMemoryTable(pa.concat_tables([schema.empty_table(), *tables]))
-    lost = lost_images(path, checker, total)
+    lost = lost_images(asked.path, checker, total)
     return CheckedRows(
         table,
         _in_order(checker.problems),
@@ -234,14 +257,12 @@ def _in_memory(path: Path, kind: Kind, root: Path) -> CheckedRows:
     )
 
 
-def _checking(
-    path: Path, kind: Kind, root: Path
-) -> tuple[RowChecker, int, Iterator[list[CheckedRow]]]:
+def _checking(asked: _Asked) -> tuple[RowChecker, int, Iterator[list[CheckedRow]]]:
     """Who checks a file's rows, their number, and the usable ones, some at a time."""
-    checker = RowChecker(kind, root)
-    total, rows = raw_rows(path)
+    checker = RowChecker(asked.kind, asked.root, flagged=asked.flagged)
+    total, rows = raw_rows(asked.path)
     if total >= SHOW_PROGRESS_FROM:
-        rows = track(rows, f"checking {path.name}", total)
+        rows = track(rows, f"checking {asked.path.name}", total)
     return checker, total, (checker.usable(chunk) for chunk in chunks(rows))
 
 

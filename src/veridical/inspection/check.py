@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from typing import Literal
@@ -14,7 +13,7 @@ from veridical.inspection.benchmark_files import read_benchmarks
 from veridical.inspection.checks.leakage import leakage_check
 from veridical.inspection.checks.truncation import truncation_check
 from veridical.inspection.extra import require_packages
-from veridical.inspection.findings import are_findings, by_check
+from veridical.inspection.findings import Finding, are_findings, by_check, finding_lines
 from veridical.inspection.inspecting import Inspection, inspect_file, with_pictures
 from veridical.inspection.pictures import Album
 from veridical.inspection.repair import RowChange, changes_file, write_repaired
@@ -23,7 +22,7 @@ from veridical.inspection.table import RowCheck
 from veridical.runtime.errors import FindingsError, UserError
 from veridical.runtime.files import check_file, refuse_to_replace, write_jsonl
 from veridical.runtime.progress import counted
-from veridical.runtime.unchanged import state_of
+from veridical.runtime.unchanged import state_of, unchanged
 
 SHOWN = 3
 """Findings of a check that are printed; --out has all of them."""
@@ -87,7 +86,10 @@ def data_check(
     found = inspect_file(file, known, root, images, tuple(more))
     print("\n".join(report_lines(file, found, fix)))
     if out is not None:
-        write_jsonl(out, (asdict(finding) for finding in found.findings))
+        with unchanged(since=since):
+            lines = list(finding_lines(file, found.findings))
+        write_jsonl(out, lines)
+        print("\n".join(_told_of_findings(file, found, out)))
     if fix is not None:
         written, changes = write_repaired(file, known, root, found.findings, fix, since)
         print("\n".join(_changes(fix, written, changes)))
@@ -123,14 +125,34 @@ def _summary(found: Inspection, fix: Path | None) -> str:
     if not found.findings:
         return "No findings."
     levels = Counter(finding.level for finding in found.findings)
-    fixable = sum(bool(finding.repair) for finding in found.findings)
     parts = [
         f"{counted(levels['error'], 'errors')} in {counted(found.bad_rows, 'rows')}",
         counted(levels["warning"], "warnings"),
     ]
-    done = f"{fixable} of them fixed in {fix}" if fix else f"--fix OUT would fix {fixable} of them"
-    said = f"; {done}" if fixable else ""
+    repairs = _repairs(found.findings)
+    said = f". {f'In {fix}' if fix else 'With --fix OUT'}: {', '.join(repairs)}" if repairs else ""
     return f"{', '.join(parts)}{said}."
+
+
+def _repairs(findings: Sequence[Finding]) -> list[str]:
+    """What --fix does for findings, in words: rows are left out, ids and answers changed."""
+    left_out = {finding.row for finding in findings if finding.repair == "drop"}
+    ids = {finding.row for finding in findings if finding.repair == "rename"} - left_out
+    told = [f"{counted(len(left_out), 'rows')} left out"] if left_out else []
+    told += [f"{counted(len(ids), 'ids')} changed"] if ids else []
+    strips = any(finding.repair == "strip" for finding in findings)
+    return told + (["ends of answers changed"] if strips else [])
+
+
+def _told_of_findings(file: Path, found: Inspection, out: Path) -> Iterator[str]:
+    """Where the findings are, and how to leave their rows out."""
+    rows = {finding.row for finding in found.findings} - {0}
+    yield f"{counted(len(found.findings), 'findings')} in {out}."
+    if rows and found.kind == "preference":
+        yield (
+            f"To leave their {counted(len(rows), 'rows')} out: veridical build compose {file} "
+            f"--without-flagged {out} --out FOLDER"
+        )
 
 
 def _changes(out: Path, written: int, changes: Sequence[RowChange]) -> Iterator[str]:
@@ -139,7 +161,7 @@ def _changes(out: Path, written: int, changes: Sequence[RowChange]) -> Iterator[
     if not counts:
         yield "  nothing"
     for (check, done), number in counts.most_common():
-        what = "renamed" if check == "ids" else done
+        what = "id changed" if check == "ids" else done
         yield f"  {check}: {counted(number, 'rows')}, {what}"
 
 

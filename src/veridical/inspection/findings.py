@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Literal
 
 from veridical.data.record_files import stream_json_lines
+from veridical.runtime.files import hash_file
 
 Level = Literal["error", "warning"]
 Repair = Literal["", "drop", "strip", "rename"]
@@ -45,12 +46,19 @@ class Finding:
         return f"row {self.row}" + (f" ({self.id})" if self.id else "")
 
 
+def finding_lines(file: Path, found: Iterable[Finding]) -> Iterator[dict[str, object]]:
+    """A line for each finding; the set is known by what its file holds."""
+    about = {"set": str(file), "sha256": hash_file(file)}
+    return (about | asdict(finding) for finding in found)
+
+
 def are_findings(path: Path) -> bool:
     """Whether a file is one of findings: empty, where nothing was found, or rows of them."""
     if not path.stat().st_size:
         return True
     first = next((row for _, row in stream_json_lines(path)), None)
-    return isinstance(first, Mapping) and first.keys() == {field.name for field in fields(Finding)}
+    names = {"set", "sha256", *(field.name for field in fields(Finding))}
+    return isinstance(first, Mapping) and first.keys() == names
 
 
 def by_check(findings: Iterable[Finding]) -> dict[tuple[Level, str], list[Finding]]:

@@ -96,14 +96,25 @@ def changes_file(out: Path) -> Path:
 def _repaired(
     path: Path, kind: Kind, root: Path, findings: Sequence[Finding], changes: list[RowChange]
 ) -> Iterator[CheckedRow]:
-    drops = {found.row: found for found in findings if found.repair == "drop" and found.row}
+    drops: dict[int, Finding] = {}
+    faults: dict[int, Finding] = {}
+    for found in sorted(findings, key=lambda found: found.level != "error"):
+        if found.repair == "drop" and found.row:
+            drops.setdefault(found.row, found)
+        if found.level == "error":
+            faults.setdefault(found.row, found)
     renamed = {found.row for found in findings if found.repair == "rename"}
     strips = any(found.repair == "strip" for found in findings)
     used: set[str] = set()
     for row in read_rows(path, kind):
         drop = drops.get(row.number)
         if drop is not None or row.record is None:
-            check, why = ("form", str(row.refusal)) if drop is None else (drop.check, drop.what)
+            found_fault = drop or faults.get(row.number)
+            check, why = (
+                ("form", str(row.refusal))
+                if found_fault is None
+                else (found_fault.check, found_fault.what)
+            )
             changes.append(RowChange(row.number, row.id, check, f"left out: {why}"))
             continue
         images = [_found(image, root) for image in row.record["images"]]
@@ -112,7 +123,7 @@ def _repaired(
             record["source"] = json.dumps(row.others, ensure_ascii=False, default=str)
         if row.number in renamed or record["id"] in used:
             record["id"] = _free(record["id"], used)
-            done = f"the id {row.id!r} became {record['id']!r}"
+            done = f"the id {row.id!r} was changed to {record['id']!r}"
             changes.append(RowChange(row.number, row.id, "ids", done))
         used |= {record["id"]} - {""}
         if strips:
@@ -150,8 +161,7 @@ def _stripped(row: Row, record: CheckedRow, changes: list[RowChange]) -> Checked
             if spans:
                 spans = new["span_weights"] = after_strip(spans, name, text, bare)
     if new:
-        done = (
-            f"white space or an end mark taken off {' and '.join(n for n in ANSWERS if n in new)}"
-        )
+        changed = " and ".join(name for name in ANSWERS if name in new)
+        done = f"white space or an end mark removed from {changed}"
         changes.append(RowChange(row.number, row.id, "format", done))
     return new

@@ -6,40 +6,53 @@ import contextlib
 import os
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from filelock import FileLock
 
 from veridical.runtime.errors import UserError
-from veridical.runtime.files import check_writable, read_jsonl, write_jsonl
+from veridical.runtime.files import check_writable, hash_file, read_jsonl, write_jsonl
 
 LONGEST_NOTE = 4000
 
 
 @dataclass(frozen=True)
 class RowNote:
-    """What somebody noted of a row."""
+    """What somebody noted of a row.
+
+    Attributes:
+        id: of the row.
+        row: its number.
+        flagged: whether the row is to be left out.
+        note: a text.
+        at: when.
+        set: the file that the row is in.
+        sha256: of that file then.
+    """
 
     id: str
     row: int
     flagged: bool
     note: str
     at: str
+    set: str = ""
+    sha256: str = ""
 
     def as_json(self) -> dict[str, object]:
         """A line of the file; `flagged` says whether `compose --without-flagged` leaves it out."""
-        return {"id": self.id, "row": self.row, "flagged": self.flagged, "note": self.note,
-                "at": self.at}  # fmt: skip
+        return asdict(self)
 
 
 class Notes:
     """The notes of one set. Every change is on the disk before it is answered."""
 
-    def __init__(self, path: Path) -> None:
-        """Name the file; it is made by the first change."""
-        self.path = path
+    def __init__(self, path: Path, rows_file: Path) -> None:
+        """Name the file, which is made by the first change, and the file of the rows."""
+        self.path, self._rows_file = path, rows_file
+        self._hashing = threading.Lock()
+        self._sha256 = ""
         self._lock = threading.Lock()
         self._stamp: tuple[int, int] | None = None
         self._known: dict[str, RowNote] = {}
@@ -58,6 +71,25 @@ class Notes:
         notes = self.all().values()
         return sorted(one.id for one in notes if (one.note if marked == "noted" else one.flagged))
 
+    def sha256(self) -> str:
+        """Of the file of the rows, as it was when this was first asked.
+
+        Raises:
+            UserError: the file can't be read.
+        """
+        with self._hashing:
+            self._sha256 = self._sha256 or hash_file(self._rows_file)
+            return self._sha256
+
+    def hash_ahead(self) -> None:
+        """Hash the file of the rows meanwhile, so that the first change need not wait for it."""
+
+        def hash_now() -> None:
+            with contextlib.suppress(UserError):  # who changes a note is told
+                self.sha256()
+
+        threading.Thread(target=hash_now, daemon=True).start()
+
     def change(self, id: str, row: int, flagged: bool | None, note: str | None) -> RowNote:
         """Change a row's flag or note, or both; None leaves it as it is.
 
@@ -65,6 +97,7 @@ class Notes:
             UserError: the file can't be written.
         """
         check_writable(self.path)
+        sha256 = self.sha256()
         with self._lock, alone(self.path):
             self._read(again=True)
             old = self._known.get(id, RowNote(id, row, False, "", ""))
@@ -74,6 +107,8 @@ class Notes:
                 old.flagged if flagged is None else flagged,
                 old.note if note is None else note[:LONGEST_NOTE],
                 datetime.now(UTC).isoformat(timespec="seconds"),
+                str(self._rows_file),
+                sha256,
             )
             others = {key: one for key, one in self._known.items() if key != id}
             known = {**others, id: new} if new.flagged or new.note else others
@@ -102,7 +137,7 @@ class Notes:
                 int(row.get("row") or 0),
                 row.get("flagged") is True,
                 str(row.get("note") or ""),
-                str(row.get("at") or ""),
+                *(str(row.get(name) or "") for name in ("at", "set", "sha256")),
             )
         self._stamp = state
 

@@ -57,7 +57,7 @@ def view(
         found = [with_gaps(one, gaps) for one in found]
     if notes is not None and len(found) > 1:
         raise UserError("--notes is for one set. Name one, or leave --notes out.")
-    kept = [Notes(notes or notes_path(one.file)) for one in found]
+    kept = [Notes(notes or notes_path(one.file), one.file) for one in found]
     if export is not None:
         from veridical.web.sample_page import write_sample
 
@@ -74,6 +74,7 @@ def view(
             index = open_index(one.key())
             opened.append(Opened(one, index, own))
             index.start(one.rows())
+            own.hash_ahead()
             total = one.count()
             print(f"{one.name}: {counted(total, 'rows')}" if total is not None else one.name)
         token = serving.chosen_token()

@@ -117,6 +117,8 @@ def viewer(sets: list[Opened], access: Access) -> ASGIApp:
         found = _row(one, number)
         if not found.id:
             raise UserError("This row has no id, so nothing can be noted of it.")
+        if one.viewed.change:  # its row of this number may be another one now
+            raise UserError(one.viewed.change)
         return one.notes.change(found.id, number, flagged, words).as_json()
 
     @app.get("/s/{place}/notes.jsonl")

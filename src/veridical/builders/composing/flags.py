@@ -2,19 +2,41 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from veridical.data.record_flags import FlaggedRow, FlaggedRows
 from veridical.runtime.errors import UserError
-from veridical.runtime.files import read_text
+from veridical.runtime.files import JSON_ERRORS, parse_json, read_text
 from veridical.runtime.progress import counted
 
+FLAGGED = "it is flagged"
 LEVELS = {"warning": 0, "error": 1}
 
 
-def read_flagged(path: Path | None, lowest: Literal["warning", "error"]) -> frozenset[str]:
-    """The ids that a file lists.
+@dataclass(frozen=True)
+class Flag:
+    """A row that a file lists.
+
+    Attributes:
+        id: of the row, or "".
+        reason: why it is left out.
+        row: its number; 0 where the file has none.
+        set: the file that the row is in; "" where that is not said.
+        sha256: of that file when it was listed; "" where that is not said.
+    """
+
+    id: str
+    reason: str
+    row: int = 0
+    set: str = ""
+    sha256: str = ""
+
+
+def read_flags(path: Path | None, lowest: Literal["warning", "error"]) -> list[Flag]:
+    """The rows that a file lists.
 
     Args:
         path: JSON Lines with an `id` (and a `level`, where there is one; rows with `flagged` false
@@ -22,48 +44,115 @@ def read_flagged(path: Path | None, lowest: Literal["warning", "error"]) -> froz
         lowest: the lowest level that counts; rows without a level count always.
 
     Raises:
-        UserError: it lists nothing that could be an id.
+        UserError: it lists nothing that could be a row.
     """
     if path is None:
-        return frozenset()
-    text = read_text(path)
-    rows = _rows(text, path)
-    named = [row["id"] if isinstance(row, dict) else row for row in rows if _counts(row, lowest)]
-    ids = frozenset(str(name) for name in named if name not in (None, ""))
-    if rows and not ids and any(_counts(row, lowest) for row in rows):
-        raise UserError(f"--without-flagged {path}: none of its rows has an id.")
-    if nameless := sum(name in (None, "") for name in named):
-        print(f"{path}: {counted(nameless, 'rows')} without an id flag nothing.")
-    return ids
+        return []
+    wanted = [row for row in _rows(read_text(path), path) if _counts(row, lowest)]
+    flags = [flag for flag in map(_flag, wanted) if flag.id or flag.row]
+    if wanted and not flags:
+        raise UserError(f"--without-flagged {path}: none of its rows has an id or a number.")
+    if nameless := len(wanted) - len(flags):
+        print(f"{path}: {counted(nameless, 'lines')} without a row's id or number flag nothing.")
+    return flags
 
 
-def _rows(text: str, path: Path) -> list[Any]:
+def flags_by_set(
+    path: Path | None, flags: Sequence[Flag], sets: Sequence[Path], hashes: Sequence[str]
+) -> list[FlaggedRows]:
+    """What is left out of each set: rows by number, where the list says of which file they are.
+
+    `data check` and `view` say it with the file's hash. A `skipped.jsonl` names the file alone:
+    there the rows' ids must still be those listed. Other lists are of ids.
+
+    Args:
+        path: what lists them.
+        flags: of that file.
+        sets: the files that are read.
+        hashes: SHA-256 of each.
+
+    Raises:
+        UserError: rows are listed of a file that none of the sets is, or of one as it was before.
+    """
+    _refuse_others(path, flags, sets, hashes)
+    ids = {flag.id: flag.reason for flag in flags if _goes_by_id(flag, sets)}
+    found = []
+    for file, own in zip(sets, hashes, strict=True):
+        rows: dict[int, FlaggedRow] = {}
+        for flag in flags:
+            if flag.row and (flag.sha256 == own if flag.sha256 else _is_file(flag.set, file)):
+                rows.setdefault(flag.row, FlaggedRow(flag.id, flag.reason))
+        found.append(FlaggedRows(f"--without-flagged {path}", rows, ids))
+    return found
+
+
+def _goes_by_id(flag: Flag, sets: Sequence[Path]) -> bool:
+    if not flag.id or flag.sha256:
+        return False
+    return not flag.row or not any(_is_file(flag.set, file) for file in sets)
+
+
+def _is_file(name: str, file: Path) -> bool:
+    return bool(name) and Path(name).resolve() == file.resolve()
+
+
+def _refuse_others(
+    path: Path | None, flags: Sequence[Flag], sets: Sequence[Path], hashes: Sequence[str]
+) -> None:
+    others = {flag.set for flag in flags if flag.sha256 and flag.sha256 not in hashes}
+    for name in sorted(others):
+        changed = any(_is_file(name, file) for file in sets)
+        why = "which was changed since" if changed else "which is none of the sets as they are now"
+        raise UserError(
+            f"--without-flagged {path} lists rows of {name}, {why}, so its numbers may be those of "
+            f"other rows.\nList them again (`veridical data check {name} --out FILE`, or flag them "
+            "in `veridical view`), or give the ids alone, one a line in a .txt file."
+        )
+
+
+def _flag(row: Any) -> Flag:
+    if not isinstance(row, Mapping):
+        return Flag(str(row), FLAGGED)
+    number = row.get("row")
+    told = [
+        str(row[name]) for name in ("check", "field", "what", "reason", "note") if row.get(name)
+    ]
+    return Flag(
+        "" if row.get("id") is None else str(row["id"]),
+        ": ".join([FLAGGED, *told]),
+        number if isinstance(number, int) and number > 0 else 0,
+        str(row.get("set") or row.get("file") or ""),
+        str(row.get("sha256") or ""),
+    )
+
+
+def _rows(text: str, path: Path) -> Iterator[Any]:
     if path.suffix.lower() == ".json":
-        content = _json(text, path)
-        if not isinstance(content, list):
+        rows = _json(text, path)
+        if not isinstance(rows, list):
             raise UserError(f"--without-flagged {path} must be a JSON list of ids or rows.")
-        rows = content
     elif path.suffix.lower() in (".jsonl", ".ndjson"):
         rows = [_json(line, path) for line in text.split("\n") if line.strip()]
     else:
         rows = [line.strip() for line in text.splitlines() if line.strip()]
     for row in rows:
-        if not isinstance(row, (str, int, dict)) or (isinstance(row, dict) and "id" not in row):
+        known = isinstance(row, Mapping) and "id" in row
+        if not known and (not isinstance(row, str | int) or isinstance(row, bool)):
             raise UserError(
                 f'--without-flagged {path}: {str(row)[:60]!r} is neither an id nor a row with "id".'
             )
-    return rows
+        yield row
 
 
 def _counts(row: Any, lowest: str) -> bool:
-    if isinstance(row, dict) and row.get("flagged") is False:
+    if isinstance(row, Mapping) and row.get("flagged") is False:
         return False  # a note of `veridical view` without a flag
-    level = row.get("level") if isinstance(row, dict) else None
+    level = row.get("level") if isinstance(row, Mapping) else None
     return LEVELS.get(str(level), LEVELS["error"]) >= LEVELS[lowest]
 
 
 def _json(text: str, path: Path) -> object:
     try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
+        return parse_json(text)
+    except JSON_ERRORS as error:
         raise UserError(f"--without-flagged {path} is not JSON: {error}.") from None

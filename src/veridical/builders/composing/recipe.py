@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from veridical.runtime.errors import UserError
+from veridical.runtime.progress import counted
 from veridical.runtime.randomness import key
 from veridical.runtime.ranges import COUNT, SHARE, check_ranges
 
@@ -49,7 +50,8 @@ class Factors:
             if given is not None and len(given) != sets:
                 option = name.replace("_", "-")
                 raise UserError(
-                    f"--{option} has {len(given)} texts; give one for each of {sets} sets."
+                    f"--{option} has {counted(len(given), 'texts')}; give one for each of "
+                    f"{counted(sets, 'sets')}."
                 )
         self.wanted()
 
@@ -103,7 +105,8 @@ class Amounts:
         if self.weights is not None:
             if len(self.weights) != sets:
                 raise UserError(
-                    f"--weights has {len(self.weights)} numbers; give one for each of {sets} sets."
+                    f"--weights has {counted(len(self.weights), 'numbers')}; give one for each of "
+                    f"{counted(sets, 'sets')}."
                 )
             if not all(0 < weight < float("inf") for weight in self.weights):
                 raise UserError("--weights have to be above 0; leave out a set that is not wanted.")
@@ -153,6 +156,17 @@ def entry(source: Mapping[str, Any], name: str) -> str | None:
     for part in name.split("."):
         value = value.get(part) if isinstance(value, Mapping) else None
     return None if value is None or isinstance(value, (dict, list)) else str(value)
+
+
+def entries(source: Mapping[str, Any], before: str = "") -> list[str]:
+    """The dotted paths of values in a `source`, as `entry` takes them."""
+    found: list[str] = []
+    for name, value in source.items():
+        if isinstance(value, Mapping):
+            found += entries(value, f"{before}{name}.")
+        elif value is not None and not isinstance(value, list):
+            found.append(f"{before}{name}")
+    return found
 
 
 def quotas(sizes: Sequence[int], amounts: Amounts, names: Sequence[str]) -> list[int]:
