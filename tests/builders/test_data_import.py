@@ -217,6 +217,21 @@ def test_two_answers_and_a_winner_become_pairs(
     assert '"chosen": "0, two"' in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("form", ["jsonl", "csv"])
+def test_a_split_of_a_folder_is_read_where_its_types_are_not_known_before(
+    form: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    picture(tmp_path, "set/a.png")
+    row = {"image": "a.png", "question": "Q?", "answer_1": "A.", "answer_2": "B."}
+    texts = {"jsonl": "".join(json.dumps(row | {"winner": n}) + "\n" for n in (1, 2))}
+    texts["csv"] = "image,question,answer_1,answer_2,winner\na.png,Q?,A.,B.,1\na.png,Q?,A.,B.,2\n"
+    for name in ("train", "test"):
+        (tmp_path / "set" / f"{name}.{form}").write_text(texts[form])
+    given = ["data", "import", str(tmp_path / "set"), "--split", "test", "--dry-run"]
+    assert cli.main(given) == 0
+    assert '"chosen": "B.", "rejected": "A."' in capsys.readouterr().out
+
+
 def test_images_are_found_in_objects_and_in_lists_of_them(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -120,6 +120,8 @@ def too_many(work: Conversion, most: float, kept: Path | None) -> str:
         if missing
         else ""
     )
+    if any("neither bytes nor a path" in row["reason"] for row in left):
+        pictures += "\nIf an object has the path by another name, set --columns images=COLUMN.NAME."
     if not report.made:
         return f"{work.source.name}: no row can be used. {few_reasons(left)}.{pictures}"
     whole = report.made + len(report.skipped)

@@ -182,7 +182,9 @@ def _of_datasets(
     """Rows as Datasets streams them; images are not decoded."""
     try:
         rows = datasets.load_dataset(name, config, split=split, revision=revision, streaming=True)
-        for number, row in enumerate(rows.decode(False), start=1):
+        # Of tables and JSON Lines types are not known before they are read; nothing is decoded.
+        known = rows if rows.features is None else rows.decode(False)
+        for number, row in enumerate(known, start=1):
             yield Place(name, number), row
     except (GeneratorExit, MemoryError, UserError):
         raise
