@@ -73,6 +73,7 @@ COMMANDS: dict[str, list[str]] = {
     "build best": ["{rated}"],
     "build pairs": ["{rated}"],
     "build compose": ["{pairs}"],
+    "build contrast": ["--data", "{conversations}"],
     "build corrupt": ["{conversations}", *WORDS],
     "build distort": ["--data", "{pairs}", "--kind", "preference"],
     "build dropout": [*MODEL, "--data", "{samples}"],

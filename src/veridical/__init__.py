@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from veridical.builders.best import build_best
     from veridical.builders.compose import build_compose
     from veridical.builders.composing.recipe import Amounts, Factors
+    from veridical.builders.contrast import build_contrast
     from veridical.builders.corrupt import build_corrupt
     from veridical.builders.corrupting.asked import MistakeWording
     from veridical.builders.corrupting.rules import MistakeRules
@@ -102,6 +103,7 @@ _HOMES = {
     "builders.best": "build_best",
     "builders.compose": "build_compose",
     "builders.composing.recipe": "Amounts Factors",
+    "builders.contrast": "build_contrast",
     "builders.corrupt": "build_corrupt",
     "builders.corrupting.asked": "MistakeWording",
     "builders.corrupting.rules": "MistakeRules",
@@ -250,6 +252,7 @@ __all__ = [
     "build_bdhs",
     "build_best",
     "build_compose",
+    "build_contrast",
     "build_corrupt",
     "build_distort",
     "build_dropout",

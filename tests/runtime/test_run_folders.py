@@ -55,6 +55,7 @@ ARGUMENTS: dict[str, list[str]] = {
     "build best": ["{data}/samples.jsonl"],
     "build pairs": ["{data}/samples.jsonl"],
     "build compose": ["{data}/pairs.jsonl"],
+    "build contrast": ROWS,
     "build corrupt": ROWS,
     "build distort": PAIRS,
     "build dropout": [*EMBEDDED, "--data", "{data}/samples.jsonl"],

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from veridical.builders._answers import AnswerKind, ChosenAnswer, read_answers, write_pairs
+from veridical.builders._object_lists import objects_of
 from veridical.builders._parts import Parts, finish
 from veridical.builders.corrupting.asked import MistakeWording
 from veridical.builders.corrupting.objects import Habits, habits_of, read_habits
@@ -22,12 +23,9 @@ from veridical.builders.corrupting.shares import balanced_weights
 from veridical.builders.corrupting.sites import MistakeKind
 from veridical.builders.options import ObjectFiles
 from veridical.data.object_lists import match_image_ids, name_objects, read_objects
-from veridical.data.prompts import Prompt
 from veridical.data.reading import read
 from veridical.data.text.languages import guess_language
 from veridical.data.vocabulary import Vocabulary, read_vocabulary
-from veridical.judges.exact import listed_objects
-from veridical.judges.judging import Case
 from veridical.runtime.cache import digest
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import require_file
@@ -60,10 +58,7 @@ class Truth:
 
     def of(self, answer: ChosenAnswer) -> list[str] | None:
         """What is in an answer's images; None if that is not known."""
-        if self.listed is None:
-            return None
-        case = Case(Prompt(answer.record, (), answer.prompt), (), answer.image_names)
-        return listed_objects(case, self.listed)
+        return None if self.listed is None else objects_of(answer, self.listed)
 
 
 def build_corrupt(

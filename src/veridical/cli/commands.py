@@ -83,6 +83,11 @@ COMMANDS: dict[str, Command] = {
         ("sets",),
         shared=True,
     ),
+    "build contrast": Command(
+        "veridical.builders.contrast:build_contrast",
+        "Make pairs of two images, each with its own true answer, for SymMPO and S-VCO.",
+        shared=True,
+    ),
     "build corrupt": Command(
         "veridical.builders.corrupt:build_corrupt",
         "Make preference pairs from true answers by putting mistakes in, by rule or by a model.",
