@@ -71,11 +71,12 @@ BY_BENCHMARK: dict[str, tuple[list[str], list[dict[str, float | None]]]] = {
          {"accuracy": 2 / 4, "tpr": 1 / 2, "tnr": 1 / 2, "neither": 0}],
     ),
     # Not to know is right of the first, without a figure. Two pairs of three, three figures of
-    # four; by words "No, yes." and "Nope." are neither, and the first is a figure too.
+    # four. By words "No, yes." and "Nope." are neither, and the first, without an image, is not
+    # asked: four right of six, one pair of three, three figures of four.
     "hallusionbench": (
         ["I don't know.", "Yes.", "No.", "Yes.", "No.", "No, yes.", "Nope."],
         [{"aAcc": 6 / 7, "qAcc": 2 / 3, "fAcc": 3 / 4, "neither": 2 / 7},
-         {"aAcc": 4 / 7, "qAcc": 0, "fAcc": 3 / 5, "neither": 3 / 7}],
+         {"aAcc": 4 / 6, "qAcc": 1 / 3, "fAcc": 3 / 4, "neither": 2 / 6, "answers": 6}],
     ),
     # Eight people say "the cola.", two "Coke": 0.6. Of 40 periods 8 stay.
     "textvqa": (

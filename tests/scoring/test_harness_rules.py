@@ -22,6 +22,13 @@ QUESTION = "Is there a dog in the image?"
         ("There is not a dog.", ("no", "no", "no", None, None)),
         ("Perhaps.", (None, "yes", "no", None, None)),
         ("No, yes.", (None, "no", "yes", None, None)),
+        # VLMEvalKit removes VQA's marks alone: one beside a space without a trace, else for one.
+        ("**No**", ("no", "yes", "no", None, None)),
+        ("no: a cat", ("no", "yes", "no", None, None)),
+        ("Answer: no", ("no", "no", "no", None, "no")),
+        ("Yes,it is a dog, yes.", ("yes", "yes", "yes", None, "yes")),
+        ("Yes,it is a dog, I see", ("yes", "yes", "yes", None, None)),
+        ("(no)", ("no", "yes", "no", None, "no")),
     ],
 )
 def test_readings(answer: str, read: tuple[str | None, ...]) -> None:

@@ -26,8 +26,10 @@ OPTIONS = {"A": "a dog", "B": "a cat", "C": "a black cat"}
         ("a cat or a dog", None, None),
         ("a dog", "A", "A"),
         ("It is a dog!", "A", "A"),
-        # Not among the last five words, and "answer is B" in other words; then by its text.
+        # Not among the last four words, and "answer is B" in other words; then by its text.
         ("B because of what is seen there", None, "B"),
+        ("B is the one shown", None, "B"),
+        ("B is the one", "B", "B"),
         ("The correct answer is B because of the tail and of the ears", "B", "B"),
         ("A or B", None, None),
         ("Both A and B", None, None),

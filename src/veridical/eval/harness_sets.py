@@ -26,6 +26,8 @@ from veridical.scoring.yes_no_answers import YesNoVerdict, parse_answer
 
 Figures = Mapping[str, float | None]
 NEITHER = "neither"
+LEFT_OUT = "left out"
+"""What a rule reads of a question that its harness does not ask."""
 OURS = "Veridical"
 
 
@@ -97,6 +99,10 @@ def _by_words(row: Row) -> str:
     return vlmevalkit_yes_no(row["answer"], row["question"]) or NEITHER
 
 
+def _by_words_with_image(row: Row) -> str:
+    return _by_words(row) if row["image"] else LEFT_OUT
+
+
 def _neither(reads: Sequence[str]) -> float | None:
     return _share(sum(one == NEITHER for one in reads), len(reads))
 
@@ -154,6 +160,8 @@ def _hallusion(rows: Sequence[Row], reads: Sequence[str], unknown_may_be_right: 
         unknown_may_be_right: whether an answer that is neither is right where no figure is shown,
             and such questions belong to no figure; so it is in the published scorer.
     """
+    kept = [place for place, one in enumerate(reads) if one != LEFT_OUT]
+    rows, reads = [rows[place] for place in kept], [reads[place] for place in kept]
     right = [
         one == row["expected"] or (one == NEITHER and unknown_may_be_right and without_figure(row))
         for row, one in zip(rows, reads, strict=True)
@@ -244,7 +252,8 @@ def _option_rule(
 
 _STRICT = "the sentence that decides; neither is wrong"
 _WORDS = (
-    'the one of the words "yes" and "no" that it has; a model may be asked about others, not here'
+    'the one of the words "yes" and "no" that it has, but not "**no**" or "no:"; a model may be '
+    "asked about others, not here"
 )
 _OTHERS = "How {} reads it is not known here."
 
@@ -286,9 +295,9 @@ SETS: Mapping[str, RuleSet] = {
         [
             RowRule(OURS, _STRICT, _strict, partial(_hallusion, unknown_may_be_right=True),
                     ("not to know is right where no figure is shown",)),
-            RowRule("VLMEvalKit", _WORDS, _by_words,
+            RowRule("VLMEvalKit", _WORDS, _by_words_with_image,
                     partial(_hallusion, unknown_may_be_right=False),
-                    ("not to know is wrong everywhere; what has no figure counts in fAcc too",)),
+                    ("it asks no question without an image",)),
         ],
         "HallusionBench's own scorer and lmms-eval's have a model judge the answers: `eval "
         "hallusionbench --rule official --judge ...`.",
@@ -329,7 +338,7 @@ SETS: Mapping[str, RuleSet] = {
             _option_rule(OURS, "a letter where it is meant as one, or one option's text",
                          read_option),
             _option_rule("VLMEvalKit", 'the only letter among the words, even the article "A", not '
-                         "before the last five; or one option's text", official_option),
+                         "before the last four; or one option's text", official_option),
             _option_rule("VLMEvalKit, VERBOSE set", 'no letter where "A" is one of more than three '
                          "words; or one option's text",
                          partial(official_option, verbose=True)),

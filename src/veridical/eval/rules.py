@@ -12,7 +12,7 @@ from veridical.eval.answers import read_answer_rows
 from veridical.eval.asks import Row
 from veridical.eval.benchmark import find_benchmark
 from veridical.eval.evaluation import USUAL, Evaluation, Subject
-from veridical.eval.harness_sets import SETS, RowRule, RuleSet
+from veridical.eval.harness_sets import LEFT_OUT, SETS, RowRule, RuleSet
 from veridical.eval.pope_matching import match_answers, read_given_answers
 from veridical.eval.pope_questions import read_questions, read_relabels
 from veridical.eval.published import match_by_id
@@ -208,7 +208,7 @@ def scored(chosen: RuleSet, rows: Sequence[Row], labels: str) -> list[ScoredRule
     reads = [[rule.read(row) for row in rows] for rule in chosen.rules]
     texts = [str(row["answer"]) for row in rows]
     return [
-        ScoredRule(rule, labels, rule.figures(rows, own), len(rows),
+        ScoredRule(rule, labels, rule.figures(rows, own), sum(one != LEFT_OUT for one in own),
                    read_otherwise(reads[0], own, texts))
         for rule, own in zip(chosen.rules, reads, strict=True)
     ]  # fmt: skip

@@ -6,10 +6,10 @@ are restated from the harnesses' code.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from veridical.scoring.vqa_rules import strip_punctuation
 from veridical.scoring.yes_no_answers import YesNoVerdict, parse_answer
 
 Read = Callable[[str, str], YesNoVerdict | None]
@@ -53,8 +53,12 @@ def _lmms_eval(answer: str, question: str) -> YesNoVerdict | None:
 
 
 def vlmevalkit_yes_no(answer: str, question: str) -> YesNoVerdict | None:
-    """The one of the words "yes" and "no" that an answer has."""
-    words = re.sub(r"[^\w\s']", " ", answer.lower()).split()
+    """The one of the words "yes" and "no" that an answer has.
+
+    Words are what VQA's rule for punctuation leaves: "No.2" is "no2", and marks that it does not
+    know stay, so that "**no**" is another word.
+    """
+    words = strip_punctuation(answer.lower(), "official").split()
     if ("yes" in words) == ("no" in words):
         return None
     return "yes" if "yes" in words else "no"
@@ -69,8 +73,8 @@ RULES: Sequence[HarnessRule] = (
         neither_is_no=False, counts_labels=True,
     ),
     HarnessRule(
-        "VLMEvalKit", vlmevalkit_yes_no, 'the one of the words "yes" and "no" that it has; neither '
-        "is wrong (a model may be asked about it; not here)",
+        "VLMEvalKit", vlmevalkit_yes_no, 'the one of the words "yes" and "no" that it has, but not '
+        '"**no**" or "no:"; neither is wrong (a model may be asked about it; not here)',
     ),
 )  # fmt: skip
 """Ours first; the others are compared with it."""

@@ -17,7 +17,7 @@ _REFUSALS = (
 _FAILED = "Failed to obtain answer via API"
 _MARKS = str.maketrans(dict.fromkeys(".()[],:;!*#{}", " "))
 _ANSWER_IS = re.compile(r"(?:correct\s+)?answer\s+is\s+\**([ABCD])\**", re.I)
-LAST = 5
+LAST = 4
 """An option's letter counts among so many last words."""
 
 _LAYOUT = re.compile(r"<[^<>]*>|\\boxed|[*_`\"#{}\u201c\u201d]")
@@ -39,8 +39,8 @@ WRONG = ("incorrect", "wrong", "false")
 def official_option(answer: str, options: Mapping[str, str], verbose: bool = False) -> str | None:
     """The letter that VLMEvalKit reads, without its model for what is left.
 
-    In this order: a refusal is "Z"; exactly one option's letter among the words, not before the
-    last five; "answer is X"; exactly one option whose text is in the answer, if the answer is at
+    In this order: a refusal is "Z"; exactly one option's letter among the words, and among the
+    last four; "answer is X"; exactly one option whose text is in the answer, if the answer is at
     most twice as long as all options. The article "A" counts as a letter.
 
     Args:
@@ -61,7 +61,7 @@ def _official_letter(answer: str, options: Mapping[str, str], verbose: bool) -> 
     named = [letter for letter in options if letter in words]
     if verbose and len(named) == 1 and "A" in words and len(words) > 3:
         return None
-    if len(named) == 1 and words.index(named[0]) > len(words) - LAST:
+    if len(named) == 1 and words.index(named[0]) >= len(words) - LAST:
         return named[0]
     if not named and NOTHING in words:
         return NOTHING
