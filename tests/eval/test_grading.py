@@ -71,7 +71,7 @@ def server() -> Iterator[str]:
 
 
 def test_every_answer_is_rated_or_unread_and_no_reply_is_asked_for_twice(
-    server: str, tmp_path: Path
+    server: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Ratings 6 and 2, and one that is never readable: mean 4, one of two hallucinates."""
     mmhal(tmp_path)
@@ -87,10 +87,19 @@ def test_every_answer_is_rated_or_unread_and_no_reply_is_asked_for_twice(
     problems = [row["judged"][0]["problem"] for row in read_jsonl(tmp_path / "out/answers.jsonl")]
     assert problems[:2] == ["", ""] and "'Rating: 9'" in problems[2]
     asked = sum(Handler.asked.values())
+    spent = read_json(tmp_path / "out" / "run.json")["results"]
+    assert spent["judge_input_tokens"] == spent["judge_paid_input_tokens"] == 10 * 7  # no 429, 500
     assert main(words) == 0
     assert read_json(tmp_path / "out" / "scores.json")["scores"] == first
     # Of the second answer one reply was empty, which is not kept and asked for again.
-    assert sum(Handler.asked.values()) - asked <= 1
+    more = sum(Handler.asked.values()) - asked
+    assert more <= 1
+    spent = read_json(tmp_path / "out" / "run.json")["results"]
+    assert spent["judge_paid_replies"] == 7 + more and spent["judge_untold"] == 0
+    assert spent["judge_input_tokens"] == 10 * more
+    told = capsys.readouterr().out
+    assert "The judge replied 7 times (70 tokens read, 14 written)." in told
+    assert f"With what was asked before for this folder: {7 + more} times (" in told
 
 
 def test_replies_to_the_same_question_show_how_much_the_judge_varies(

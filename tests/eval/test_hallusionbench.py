@@ -178,13 +178,18 @@ def test_replies_that_do_not_fit(files: Path, capsys: pytest.CaptureFixture[str]
     [
         ("gt_answer", "2", "gt_answer must be 0 or 1"),
         ("figure_id", 1, "figure_id must be a text"),
-        ("filename", 1, "filename must be a text or null"),
+        ("filename", 1, "filename must be a text where visual_input is 1"),
+        ("filename", None, "filename must be a text where visual_input is 1"),
+        ("visual_input", "0", "filename must be null where visual_input is 0"),
+        ("filename", ..., "filename is missing"),
         ("question_id", "1", "is there twice"),
     ],
 )
 def test_another_file_is_refused(files: Path, field: str, value: Any, told: str) -> None:
     rows = read_json(files / "HallusionBench.json")
     rows[3][field] = value
+    if value is ...:
+        del rows[3][field]
     (files / "HallusionBench.json").write_text(json.dumps(rows))
     with pytest.raises(UserError, match=told):
         read_hallusionbench(files / "HallusionBench.json")

@@ -6,13 +6,14 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
 from veridical.data.prompts import Prompt
 from veridical.eval.given_replies import given_replies, refuse_unknown
 from veridical.eval.judge_repeats import number_in, repeats_of
+from veridical.eval.judge_spent import spent
 from veridical.eval.stored_answers import mend_last_line, stored_lines
 from veridical.judges.judging import Cost
 from veridical.judges.prompted import (
@@ -31,6 +32,7 @@ from veridical.runtime.progress import track
 
 if TYPE_CHECKING:
     from veridical.eval.evaluation import Evaluation
+    from veridical.judges.ledger import Ledger
     from veridical.judges.spec import JudgeSpec
     from veridical.runtime.runs import Run
 
@@ -218,6 +220,8 @@ def grade(
     about: dict[str, str | float] = {"judge_words_sha256": words}
     outcomes: list[ReplyOutcome[tuple[str, Any]]] = []
     orders: list[int | None] = []
+    results: dict[str, float] = {}
+    lines: list[str] = []
     if grading.replies is not None:
         about["judge"] = "replies made elsewhere"
         told = grader.order_told(options)
@@ -228,10 +232,11 @@ def grade(
         outcomes = ask_until_read(lambda _: replies, questions, read(0), 1) if questions else []
     elif questions:
         about["judge"] = grading.judge or ""
-        asker = _open(grader, options, evaluation, questions, run)
+        asker, ledger = _open(grader, options, evaluation, questions, run)
         for start in track(range(0, len(questions), CHUNK), f"judged, {CHUNK} at a time"):
             some = questions[start : start + CHUNK]
             outcomes += ask_until_read(asker, some, read(start), grading.attempts)
+        results, lines = spent(sum((outcome.cost for outcome in outcomes), Cost()), ledger)
     judged: list[list[JsonObject]] = [[] for _ in rows]
     for (n, _), outcome, first in zip(
         places, outcomes, orders or [None] * len(places), strict=True
@@ -240,15 +245,16 @@ def grade(
         order = {} if first is None else {"first": first}
         judged[n].append({"reply": reply, "read": value, "problem": outcome.problem, **order})
     repeats = repeats_of(grader.number, judged, [len(own) for own in once])
-    cost = sum((outcome.cost for outcome in outcomes), Cost())
-    results = {f"judge_{name}": value for name, value in asdict(cost).items()}
     marked = [
         {**row, "judged": own[: len(first)]}
         for row, own, first in zip(rows, judged, once, strict=True)
     ]
     unread = sum(bool(one["problem"]) for row in marked for one in row["judged"])
     return Graded(
-        marked, about | repeats.as_about(), {**results, "judge_unread": unread}, repeats.lines
+        marked,
+        about | repeats.as_about(),
+        {**results, "judge_unread": unread},
+        [*repeats.lines, *lines],
     )
 
 
@@ -267,8 +273,8 @@ def _open(
     evaluation: Evaluation,
     questions: Sequence[JudgeQuestion],
     run: Run,
-) -> Asker:
-    """The judge, whose replies are kept in the run's folder."""
+) -> tuple[Asker, Ledger | None]:
+    """The judge, whose replies are kept in the run's folder, and what an endpoint was paid."""
     from veridical.judges.endpoint import endpoint_settings
     from veridical.judges.spec import JudgeSpec, open_judge
 
@@ -293,7 +299,8 @@ def _open(
         notice = opened.endpoint.notice(sum(len(question.prompt.images) for question in questions))
         if notice:
             print(notice, flush=True)
-    return keeping_asker(opened.ask, evaluation.out / REPLIES, _identity(spec, where))
+    paid = opened.endpoint.ledger if opened.endpoint is not None else None
+    return keeping_asker(opened.ask, evaluation.out / REPLIES, _identity(spec, where)), paid
 
 
 def _identity(spec: JudgeSpec, where: str) -> list[Any]:

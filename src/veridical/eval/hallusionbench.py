@@ -95,9 +95,9 @@ def read_hallusionbench(path: Path) -> list[PublishedQuestion]:
     for number, row in enumerate(json_objects(path), start=1):
         place = f"{path}, row {number}"
         texts = text_fields(row, FIELDS, place)
-        name = row.get("filename")
-        if name is not None and not isinstance(name, str):
-            raise UserError(f"{place}: filename must be a text or null, not {name!r:.40}.")
+        if "filename" not in row:
+            raise UserError(f"{place}: filename is missing; it is null where no image is shown.")
+        name = _image_name(row["filename"], texts["visual_input"], place)
         if texts["gt_answer"] not in ("0", "1"):
             raise UserError(f"{place}: gt_answer must be 0 or 1, not {row['gt_answer']!r:.40}.")
         id = _id(texts)
@@ -108,10 +108,27 @@ def read_hallusionbench(path: Path) -> list[PublishedQuestion]:
         # Figures of a set share their questions, so the set is the unit.
         unit = "/".join(texts[n] for n in ("category", "subcategory", "set_id"))
         found[id] = PublishedQuestion(
-            id, (name or "").removeprefix("./"), unit, texts["question"],
+            id, name, unit, texts["question"],
             "yes" if texts["gt_answer"] == "1" else "no", about=about,
         )  # fmt: skip
     return _with_sizes(list(found.values()))
+
+
+def _image_name(name: object, visual_input: str, place: str) -> str:
+    """The image's path; "" where no image is shown, which is so where `visual_input` is 0.
+
+    Raises:
+        UserError: there is a name where none must be, or the reverse.
+    """
+    if visual_input == "0" and not name:
+        return ""
+    if visual_input != "0" and isinstance(name, str) and name:
+        return name.removeprefix("./")
+    wanted = "null" if visual_input == "0" else "a text"
+    raise UserError(
+        f"{place}: filename must be {wanted} where visual_input is {visual_input}, not "
+        f"{name!r:.40}."
+    )
 
 
 def _with_sizes(questions: Sequence[PublishedQuestion]) -> list[PublishedQuestion]:

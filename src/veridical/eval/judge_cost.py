@@ -38,13 +38,15 @@ class JudgeCost:
     @property
     def line(self) -> str:
         """The estimate as a sentence or two."""
-        price = "" if self.dollars is None else f", at most ${self.dollars:,.2f}"
         images = counted(self.images, "images")
         shown = f", with {images} that are not counted" if self.images else ""
+        without = " without the images" if self.images else ""
+        price = "" if self.dollars is None else f", at most ${self.dollars:,.2f}{without}"
         return (
             f"The judge would be asked {counted(self.questions, 'questions')}: some {self.read:,} "
             f"tokens read ({CHARACTERS} characters each){shown}, at most {self.written:,} written"
-            f"{price}. Nobody was asked. A reply that can't be read is asked for again."
+            f"{price}. Nobody was asked. Replies that can't be read are asked for again, which "
+            "costs more."
         )
 
 

@@ -55,6 +55,7 @@ class Ledger:
         self.path, self.limits = path, limits
         self._lock = threading.Lock()
         self._total, self._read = Cost(), 0
+        self._untold = 0
         path.parent.mkdir(parents=True, exist_ok=True)
         self._shared = FileLock(f"{path}.lock", thread_local=False)
         self._catch_up()
@@ -64,6 +65,13 @@ class Ledger:
         """What all processes have spent."""
         with self._lock, self._shared:
             return self._catch_up()
+
+    @property
+    def untold(self) -> int:
+        """How many replies came without their number of tokens, which is in no total."""
+        with self._lock, self._shared:
+            self._catch_up()
+            return self._untold
 
     def check(self) -> None:
         """Refuse to go on once a limit is reached.
@@ -112,7 +120,9 @@ class Ledger:
             whole = new[: new.rfind(b"\n") + 1]
             self._read += len(whole)
             for line in whole.split(b"\n"):
-                self._total += _cost_of(line)
+                cost = _cost_of(line)
+                self._total += cost
+                self._untold += cost.replies and not cost.input_tokens
         return self._total
 
 
