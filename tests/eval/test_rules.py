@@ -81,14 +81,18 @@ BY_BENCHMARK: dict[str, tuple[list[str], list[dict[str, float | None]]]] = {
     # Eight people say "the cola.", two "Coke": 0.6. Of 40 periods 8 stay.
     "textvqa": (
         ["." * 40 + "cola", "Coke", "Cola"],
-        [{"accuracy": 2.6 / 3, "wrong": 0}, {"accuracy": 1.6 / 3, "wrong": 1 / 3}],
+        [{"accuracy": 2.6 / 3, "wrong": 0}, {"accuracy": 1.6 / 3, "wrong": 1 / 3},
+         {"accuracy": 1.6 / 3, "wrong": 1 / 3}],
     ),
     # Of the answers "two" becomes 2 and "a few" few; of people's, by VQAv2's rule, nothing.
-    "vqav2": (["two", "a few"], [{"accuracy": 1, "wrong": 0}, {"accuracy": 0, "wrong": 1}]),
+    "vqav2": (
+        ["two", "a few"],
+        [{"accuracy": 1, "wrong": 0}, {"accuracy": 0, "wrong": 1}, {"accuracy": 1, "wrong": 0}],
+    ),
     "gqa": (
         ["A cup.", "Yes."],
         [{"accuracy": 1, "wrong": 0}, {"accuracy": 0, "wrong": 1},
-         {"accuracy": 1 / 2, "wrong": 1 / 2}],
+         {"accuracy": 1 / 2, "wrong": 1 / 2}, {"accuracy": 0, "wrong": 1}],
     ),
     # The third has "a cat" as C; "A" is taken for a letter, but not of more than three words with
     # VERBOSE.

@@ -7,8 +7,10 @@ import pytest
 from veridical.scoring.vqa_rules import (
     CONTRACTIONS,
     agreement,
+    lmms_eval_pair,
     normalized,
     normalized_pair,
+    plain,
     strip_punctuation,
     strip_words,
 )
@@ -88,3 +90,12 @@ def test_vqav2_leaves_peoples_articles_and_numbers() -> None:
     assert normalized_pair("x", ["a-b"] * 10, "official")[1] == ["a-b"] * 10
     assert normalized_pair("x", ["a-b", "c"], "official")[1] == ["a b", "c"]
     assert normalized_pair("x\ny", ["The a-b"] * 2, "corrected") == ("x y", ["b", "b"])
+
+
+def test_how_harnesses_compare() -> None:
+    """VLMEvalKit keeps a comma between words as a space; lmms-eval compares as people's differ."""
+    assert (plain("red,blue", "official"), normalized("red,blue", "official")) == (
+        "red blue", "redblue",
+    )  # fmt: skip
+    assert lmms_eval_pair("The two", ["two"] * 10) == ("2", ["two"] * 10)
+    assert lmms_eval_pair("The two", ["two", "a dog"]) == ("2", ["2", "dog"])

@@ -21,7 +21,14 @@ from veridical.scoring.amber_rules import read_verdict
 from veridical.scoring.harness_rules import RULES, HarnessRule, figures, vlmevalkit_yes_no
 from veridical.scoring.option_letters import official_option, read_option
 from veridical.scoring.statistics.sums import totals
-from veridical.scoring.vqa_rules import Rule, agreement, normalized, normalized_pair
+from veridical.scoring.vqa_rules import (
+    Rule,
+    agreement,
+    lmms_eval_pair,
+    normalized,
+    normalized_pair,
+    plain,
+)
 from veridical.scoring.yes_no_answers import YesNoVerdict, parse_answer
 
 Figures = Mapping[str, float | None]
@@ -212,8 +219,17 @@ def _textvqa(row: Row, rule: Rule) -> float:
     return agreement(normalized(row["answer"], rule), people)
 
 
+def _textvqa_vlmevalkit(row: Row) -> float:
+    people = [plain(one, "official") for one in row["expected"]]
+    return agreement(plain(row["answer"], "official"), people)
+
+
 def _vqav2(row: Row, rule: Rule) -> float:
     return agreement(*normalized_pair(row["answer"], row["expected"], rule))
+
+
+def _vqav2_lmms_eval(row: Row) -> float:
+    return agreement(*lmms_eval_pair(row["answer"], row["expected"]))
 
 
 def _gqa(row: Row, rule: Rule) -> float:
@@ -222,6 +238,11 @@ def _gqa(row: Row, rule: Rule) -> float:
 
 def _gqa_lmms_eval(row: Row) -> float:
     said, right = (_without_punctuation(row[name]) for name in ("answer", "expected"))
+    return float(said == right)
+
+
+def _gqa_vlmevalkit(row: Row) -> float:
+    said, right = (row[name].strip().lower() for name in ("answer", "expected"))
     return float(said == right)
 
 
@@ -307,8 +328,11 @@ SETS: Mapping[str, RuleSet] = {
         [
             _short_rule(OURS, "agreement with ten people, all periods removed",
                         partial(_textvqa, rule="corrected")),
-            _short_rule("TextVQA, LLaVA", "agreement with ten people, 32 periods removed",
+            _short_rule("TextVQA, LLaVA, lmms-eval",
+                        "agreement with ten people, 32 periods removed",
                         partial(_textvqa, rule="official")),
+            _short_rule("VLMEvalKit", "the same, but a comma or question mark between two words "
+                        'is a space, and "\'s" is no word of its own', _textvqa_vlmevalkit),
         ],
         "lmms-eval puts the question in lower case before it is asked, which no rule can undo.",
     ),
@@ -319,8 +343,10 @@ SETS: Mapping[str, RuleSet] = {
                         partial(_vqav2, rule="corrected")),
             _short_rule("VQAv2", "agreement with ten people, whose articles and number words stay",
                         partial(_vqav2, rule="official")),
+            _short_rule("lmms-eval", "agreement with ten people, whose articles and number words "
+                        "stay if all say the same", _vqav2_lmms_eval),
         ],
-        _OTHERS.format("lmms-eval or VLMEvalKit"),
+        "VLMEvalKit has no VQAv2.",
     ),
     "gqa": RuleSet(
         ("accuracy", "wrong"),
@@ -329,8 +355,8 @@ SETS: Mapping[str, RuleSet] = {
                         partial(_gqa, rule="corrected")),
             _short_rule("GQA", "equality in every character", partial(_gqa, rule="official")),
             _short_rule("lmms-eval", "equality without case and punctuation", _gqa_lmms_eval),
+            _short_rule("VLMEvalKit", "equality without case and outer spaces", _gqa_vlmevalkit),
         ],
-        _OTHERS.format("VLMEvalKit"),
     ),
     "mmbench": RuleSet(
         ("circular", "vanilla", "single", "neither"),

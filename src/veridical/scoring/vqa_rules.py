@@ -78,14 +78,31 @@ def normalized(text: str, rule: Rule = "corrected") -> str:
     return strip_words(strip_punctuation(flat, rule))
 
 
+def plain(text: str, rule: Rule) -> str:
+    """An answer as VQAv2 compares it: on one line, without punctuation, articles and the like."""
+    flat = text.replace("\n", " ").replace("\t", " ").strip()
+    return strip_words(strip_punctuation(flat, rule))
+
+
+def lmms_eval_pair(answer: str, people: Sequence[str]) -> tuple[str, list[str]]:
+    """An answer and people's answers to VQAv2 as lmms-eval compares them.
+
+    People's are treated as the answer is, but only if they differ; the answer is treated as
+    TextVQA's first, in any case.
+    """
+    said, flat = normalized(answer, "official"), [one.strip() for one in people]
+    if len(set(flat)) < 2:
+        return said, flat
+    return plain(said, "official"), [plain(one, "official") for one in flat]
+
+
 def normalized_pair(answer: str, people: Sequence[str], rule: Rule) -> tuple[str, list[str]]:
     """An answer and people's answers as VQAv2 compares them.
 
     Official: of people's answers only punctuation is removed, and only if they differ, so that
     "the cup" never equals "cup". Corrected: all are treated alike.
     """
-    flat = answer.replace("\n", " ").replace("\t", " ").strip()
-    said = strip_words(strip_punctuation(flat, rule))
+    said = plain(answer, rule)
     if rule == "corrected":
         return said, [strip_words(strip_punctuation(one.strip(), rule)) for one in people]
     if len(set(people)) > 1:

@@ -126,7 +126,7 @@ def written(folder: Path, count: int) -> str:
         "vocabulary.json": "the words for each kind, for --vocabulary",
         "facts.json": "true sentences about each, for `build facts`",
         "mmhal.json": "open questions of eight types, for `eval mmhal --rule exact`",
-        "gqa.json": "the questions with short answers again, for `eval gqa`",
+        "gqa.json": "the questions with short answers again, for `eval gqa --instruction ''`",
         "text_pairs.jsonl": "right and wrong texts without a picture, for `eval text_pairs`",
         "scenes.json": "all there is to know, for `world pairs`",
     }
