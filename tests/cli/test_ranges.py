@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import functools
 import importlib
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
@@ -134,3 +136,79 @@ def test_nothing_is_loaded_for_a_training_of_no_steps(
     words = ["train", "sft", "embedded", "--data", "x", "--out", str(tmp_path / "o")]
     assert cli.main([*words, "--max-steps", "0"]) == 2
     assert "--max-steps is 0; give 1 or more" in capsys.readouterr().err
+
+
+OPTION = re.compile(r"(?<![\w-])--([a-z][a-z0-9_-]*[a-z0-9])(?![\w-])")
+COMMAND_LINE = re.compile(r"veridical ((?:[a-z_]+ ?)+)([^`\n]*)")
+OTHERS = {
+    "config", "print-config", "help", "version", "import", "no-private",
+    "data_path", "dataset", "enable-lora", "error-unmatch", "image_folder", "no-optional-locks",
+    "nproc-per-node", "porcelain", "repo-type",
+}  # fmt: skip
+"""Those of every command, a flag turned around, and of LLaVA, ms-swift, vLLM, git, torchrun, hf."""
+TELLS_OF_OTHERS = {"veridical.world.dataset"}
+"""It says which options of other commands its files are for."""
+
+
+def texts_of(module: Path) -> list[str]:
+    """The texts of a module that are no docstrings; `{}` stands for what an f-string puts in."""
+    tree = ast.parse(module.read_text())
+    docstrings = {
+        id(node.body[0].value)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
+        and node.body
+        and isinstance(node.body[0], ast.Expr)
+    }
+    joined = [node for node in ast.walk(tree) if isinstance(node, ast.JoinedStr)]
+    parts = {id(part) for node in joined for part in node.values}
+    whole = [
+        "".join(str(p.value) if isinstance(p, ast.Constant) else "{}" for p in node.values)
+        for node in joined
+    ]
+    return whole + [
+        node.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+        and not {id(node)} & (docstrings | parts)
+    ]  # fmt: skip
+
+
+def wrong_options(text: str, own: Collection[str], every: Collection[str]) -> set[str]:
+    """Options that a text names and that the command which it names, or its own, has not."""
+    wrong = set()
+    for words, rest in COMMAND_LINE.findall(text):
+        named = words.split()
+        known = [" ".join(named[:n]) for n in (3, 2, 1) if " ".join(named[:n]) in cli.COMMANDS]
+        options = {*command_options(known[0])[1], *map(field, OTHERS)} if known else every
+        wrong |= {
+            f"{known[:1]} --{one}" for one in OPTION.findall(rest) if field(one) not in options
+        }
+    alone = OPTION.findall(COMMAND_LINE.sub("", text))
+    return wrong | {f"--{one}" for one in alone if field(one) not in own}
+
+
+def field(option: str) -> str:
+    return option.replace("-", "_")
+
+
+def test_every_option_that_a_message_names_exists_in_the_command_that_says_it() -> None:
+    """A module of one command's function names its options; others name those of any command."""
+    others = {field(one) for one in OTHERS}
+    every = set(others)
+    commands: dict[str, list[str]] = {}
+    for name, command in cli.COMMANDS.items():
+        commands.setdefault(command.function.split(":")[0], []).append(name)
+        every |= command_options(name)[1].keys()
+    root = Path(cli.__file__).parent.parent
+    wrong = {}
+    for module in sorted(root.rglob("*.py")):
+        dotted = ".".join(("veridical", *module.relative_to(root).with_suffix("").parts))
+        own = set(others)
+        for name in commands.get(dotted, ()):
+            own |= command_options(name)[1].keys()
+        known = own if dotted in commands and dotted not in TELLS_OF_OTHERS else every
+        found = {one for text in texts_of(module) for one in wrong_options(text, known, every)}
+        if found:
+            wrong[dotted] = found
+    assert not wrong, wrong

@@ -401,5 +401,5 @@ def test_a_prompts_short_answer_is_what_is_expected(
 
 def test_prompts_of_conversations_are_asked_with_their_kind(tmp_path: Path) -> None:
     row = {"image": "a.png", "messages": [user_message("What?"), assistant_message("A dog.")]}
-    with pytest.raises(UserError, match="`train grpo` take them with --kind conversation"):
+    with pytest.raises(UserError, match=r"With --kind conversation, .*`train grpo` take them"):
         read_one(tmp_path, row, "prompt")
