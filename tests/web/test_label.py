@@ -8,6 +8,7 @@ import json
 import random
 import re
 import resource
+import shutil
 import sqlite3
 from pathlib import Path
 from typing import Any
@@ -19,13 +20,15 @@ from web_client import Client
 
 from veridical import cli
 from veridical.data.records import read_records, write_records
-from veridical.runtime.files import read_json, read_jsonl, write_json
+from veridical.runtime.files import read_json, read_jsonl, write_json, write_jsonl
+from veridical.scoring.agreement import krippendorff_alpha
 from veridical.web import label as command
 from veridical.web.guard import Access
 from veridical.web.guide import blocks
 from veridical.web.label_app import Labeling, labeler
 from veridical.web.label_export import Exporting, export_labels
-from veridical.web.label_plan import is_turned
+from veridical.web.label_overview import label_table, overview
+from veridical.web.label_plan import exchanged, is_turned
 from veridical.web.label_state import Judgment
 from veridical.web.label_store import LabelStore
 from veridical.web.sets import open_sets
@@ -200,6 +203,41 @@ def test_gold_pairs_measure_an_annotator_and_are_not_exported(tmp_path: Path) ->
     assert sorted(ids) == ["row-0", "row-1", "row-2", "row-3"]
 
 
+def test_what_a_folder_was_begun_with_is_known_later(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Who sees what, gold pairs and the images' folder need not be named again."""
+    (tmp_path / "set").mkdir()
+    write_jsonl(tmp_path / "set" / "data.jsonl", [
+        {**row, "images": ["red.png"]} for row in rows(4)
+    ])  # fmt: skip
+    (tmp_path / "red.png").write_bytes(rows(1)[0]["images"][0])
+    gold = [{**row, "id": f"gold-{n}"} for n, row in enumerate(rows(2))]
+    write_records(gold, tmp_path / "set" / "gold.parquet", "preference")
+    bare = ["label", str(tmp_path / "set" / "data.jsonl"), "--out", str(tmp_path / "out")]
+    plan = ["--overlap", "1", "--seed", "5", "--images-root", str(tmp_path)]
+    assert cli.main([*bare, "--export", "pairs"]) == 2
+    assert "has no labels to export" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    assert cli.main([*bare, *plan, "--gold", str(tmp_path / "set" / "gold.parquet")]) == 0
+    store = LabelStore(tmp_path / "out" / "labels.sqlite")
+    for task in store.dealt["me"]:
+        store.add(f"key-{task}", "me", task, "worse", "second", 1.0)
+    for more in ([], ["--export", "pairs"], [*plan, "--export", "label-studio"]):
+        assert cli.main([*bare, *more]) == 0
+    assert read_json(tmp_path / "out" / "summary.json")["pairs"] == 4
+    shutil.move(tmp_path / "set", tmp_path / "moved")
+    bare[1] = str(tmp_path / "moved" / "data.jsonl")
+    assert cli.main([*bare, "--export", "label-studio"]) == 0
+    (tmp_path / "moved" / "gold.parquet").rename(tmp_path / "elsewhere.parquet")
+    assert cli.main([*bare, "--export", "label-studio"]) == 2
+    assert "Say where they are: --gold gold.parquet" in capsys.readouterr().err
+    again = ["--gold", str(tmp_path / "elsewhere.parquet"), "--export", "label-studio"]
+    assert cli.main([*bare, *again]) == 0
+    write_jsonl(tmp_path / "moved" / "data.jsonl", [])
+    assert cli.main([*bare, *again]) == 2
+
+
 def test_an_event_that_is_sent_again_counts_once_and_undo_takes_one_back(tmp_path: Path) -> None:
     page = Page(tmp_path)
     first = page.say("me", "second")
@@ -300,20 +338,27 @@ def test_the_log_is_synced_at_every_commit(tmp_path: Path, monkeypatch: pytest.M
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        (["--seed", "4"], "seed"),
-        (["--annotators", "zoe"], "added to --annotators me, behind these"),
-        (["--annotators", "me", "zoe", "--overlap", "0"], "overlap"),
-        (["--limit", "2"], "limit"),
+        (["--seed", "4"], "was begun with --seed 3, and --seed 4 is asked for"),
+        (["--annotators", "zoe"], "new at the end: --annotators me zoe"),
+        (["--annotators", "me", "zoe", "--overlap", "0"], "with --overlap 0.2, and --overlap 0.0"),
+        (["--limit", "2"], "was begun without --limit, and --limit 2"),
+        (["--gold", "data.parquet"], "was begun without --gold, and --gold data.parquet"),
         (["--annotators", "a b"], "English letters"),
-        (["--annotators", "a", "a"], "twice"),
+        (["--annotators", "a", "A"], "twice"),
         (["--export", "pairs"], "Nothing is decided yet"),
     ],
 )
 def test_what_can_not_be_is_refused(
-    tmp_path: Path, change: list[str], told: str, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    change: list[str],
+    told: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     page = Page(tmp_path)
-    assert cli.main([*page.words, *change]) == 2
+    monkeypatch.chdir(tmp_path)
+    seed = page.words.index("--seed")
+    assert cli.main([*page.words[:seed], *page.words[seed + 2 :], *change]) == 2
     assert told in capsys.readouterr().err
 
 
@@ -481,6 +526,29 @@ def test_a_full_disk_is_said_and_keeps_what_was_given(tmp_path: Path) -> None:
     assert [own.task for own in page.store.events()] == [task, given["task"]]
 
 
+def test_a_log_that_is_locked_or_gone_is_said_and_the_page_tries_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = Page(tmp_path, count=1)
+    monkeypatch.setattr("veridical.web.label_store.PATIENCE", 0.01)
+    given = {"key": "the-key-of-this", "task": 1, "step": "worse", "value": "A"}
+    other = sqlite3.connect(page.store.path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    refused = page.send("me", **given)
+    assert refused.status == 503
+    assert "Another program has it open" in refused.text
+    assert page.client.get("/a/me").status == 200
+    other.execute("ROLLBACK")
+    other.close()
+    page.out.rename(tmp_path / "elsewhere")
+    refused = page.send("me", **given)
+    assert refused.status == 503
+    assert "is gone. Put it back" in refused.text
+    (tmp_path / "elsewhere").rename(page.out)
+    assert page.send("me", **given).status == 200
+    assert len(page.store.events()) == 1
+
+
 def test_labels_are_not_taken_in_while_the_page_is_open(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -518,6 +586,44 @@ def test_a_set_that_is_changed_under_the_page_is_not_shown_with_other_images(
     assert page.client.get("/a/me").status == 400
     exported = page.client.post("/export", {}, **{"x-veridical-key": KEY})
     assert "was changed" in exported.text
+
+
+def test_agreement_does_not_depend_on_which_answer_the_set_prefers(tmp_path: Path) -> None:
+    """Eight of nine the same, and always for the chosen answer.
+
+    By the names of the set, both labels but one would be `first`: an alpha of 0. Drawn names are
+    exchanged in five of nine comparisons, here in the one that they differ about too: 2 x 4 + 1 = 9
+    labels of each. Observed disagreement 1/9, expected 2 x 9 x 9 / (18 x 17): alpha .790. For
+    kappa both names have shares 5/9 and 4/9 for anna, 4/9 and 5/9 for ben: chance 40/81, so
+    (8/9 - 40/81) / (1 - 40/81) = 32/41 = .780.
+    """
+    page = Page(tmp_path, "--annotators", "anna", "ben", "--overlap", "1", count=9)
+    differing = min(exchanged(page.store.dealt, set(), SEED))
+    for task in range(1, 10):
+        page.say("anna", "second", "", task)
+        page.say("ben", "first" if task == differing else "second", "", task)
+    found = {row.label: (row.value, row.same) for row in overview(page.store, SEED).agreement}
+    assert found == {
+        "All annotators: Krippendorff's alpha": ("0.79", "89 %"),
+        "The first question alone: Krippendorff's alpha": ("0.79", "89 %"),
+        "anna and ben: Cohen's kappa": ("0.78", "89 %"),
+    }
+
+
+def test_answers_at_random_agree_as_chance_would() -> None:
+    chance = random.Random(1)
+    labels = {
+        name: {task: chance.choice(["first", "second", "tie"]) for task in range(1000)}
+        for name in ("anna", "ben", "zoe")
+    }
+    turned = exchanged({name: [*own] for name, own in labels.items()}, {1, 2}, SEED)
+    assert len(turned) == 499
+    assert not turned & {1, 2}
+    found = krippendorff_alpha(label_table(labels, turned))
+    assert found.value == pytest.approx(0, abs=0.06)
+    assert found.low is not None
+    assert found.high is not None
+    assert found.low < 0 < found.high
 
 
 def test_guidelines_are_read_again_and_shown_as_text(tmp_path: Path) -> None:

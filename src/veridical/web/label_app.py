@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from fastapi import FastAPI, HTTPException, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException as AnyHTTPException
 
 from veridical.runtime.errors import UserError
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
 MOST_WORDS = 3000
 """Of an answer, beyond which words can't be marked (each is an element of the page)."""
 SHOWN_LETTERS = 60_000
-SHOWN_IMAGES = 12
+SHOWN_IMAGES = 100
 SIDES = {"A": "first", "B": "second"}
 
 
@@ -156,10 +157,11 @@ def labeler(labeling: Labeling, access: Access) -> ASGIApp:
         key = text_in(content, "key", 80)
         if len(key) < 8:
             raise UserError("key must have at least 8 letters.")
+        # In a thread: while a disk is slow or the log is locked, other pages are served.
         if content.get("step") == "undo":
-            store.undo(key, name)
+            await run_in_threadpool(store.undo, key, name)
         else:
-            _store_event(labeling, name, key, content)
+            await run_in_threadpool(_store_event, labeling, name, key, content)
         done, total = _progress(store, name)
         return {"stored": key, "done": done, "total": total}
 
@@ -173,7 +175,7 @@ def labeler(labeling: Labeling, access: Access) -> ASGIApp:
         for_everything(request)
         await sent(request)
         _refuse_changed(labeling)
-        return {"told": labeling.export()}
+        return {"told": await run_in_threadpool(labeling.export)}
 
     return Guard(app, access)
 
@@ -262,6 +264,7 @@ def _label_values(labeling: Labeling, name: str) -> dict[str, object]:
         "task": task,
         "prompt": prompt,
         "images": list(range(min(len(one.row.images), SHOWN_IMAGES))),
+        "hidden_images": max(0, len(one.row.images) - SHOWN_IMAGES),
         "sides": [_side(letter, one, judgment, turned) for letter in SIDES],
         "second_question": second_question,
     }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from itertools import combinations
 from statistics import median
@@ -10,6 +10,8 @@ from statistics import median
 from scipy.stats import binomtest
 
 from veridical.scoring.agreement import Agreement, cohen_kappa, krippendorff_alpha
+from veridical.web.label_plan import exchanged
+from veridical.web.label_state import OTHER
 from veridical.web.label_store import LabelStore
 
 DECIDED = ("first", "second", "tie")
@@ -62,14 +64,14 @@ class Overview:
 def overview(store: LabelStore, seed: int) -> Overview:
     """The state of a labeling."""
     gold = store.gold_tasks()
-    said = final_labels(store, gold)
     names = list(store.dealt)
-    tasks = sorted({task for own in said.values() for task in own})
-    table = [[said[name].get(task) for name in names] for task in tasks]
+    turned = exchanged(store.dealt, gold, seed)
+    said = final_labels(store, gold)
+    table = label_table(said, turned)
     rows = []
     if len(names) > 1:
         rows.append(_row("All annotators: Krippendorff's alpha", krippendorff_alpha(table, seed)))
-        first = [[_worse(store, name, task, gold) for name in names] for task in tasks]
+        first = label_table(_first_labels(store, gold), turned)
         rows.append(
             _row("The first question alone: Krippendorff's alpha", krippendorff_alpha(first, seed))
         )
@@ -93,9 +95,34 @@ def final_labels(store: LabelStore, gold: set[int]) -> dict[str, dict[int, str]]
     }
 
 
-def _worse(store: LabelStore, name: str, task: int, gold: set[int]) -> str | None:
-    worse = store.judgment(name, task).worse
-    return worse if worse in ("first", "second", "same") and task not in gold else None
+def _first_labels(store: LabelStore, gold: set[int]) -> dict[str, dict[int, str]]:
+    """By annotator and comparison, which answer hallucinates more: `first`, `second` or `same`."""
+    return {
+        name: {
+            task: judgment.worse
+            for task, judgment in store.known.get(name, {}).items()
+            if judgment.worse in (*OTHER, "same") and task not in gold
+        }
+        for name in store.dealt
+    }
+
+
+def label_table(
+    labels: Mapping[str, Mapping[int, str]], turned: Set[int]
+) -> list[list[str | None]]:
+    """A row for each comparison with the label of each annotator, None where there is none.
+
+    Args:
+        labels: by annotator and comparison, `first`, `second` or what stands for neither.
+        turned: comparisons in which `first` and `second` change names: see `exchanged`.
+    """
+    found: list[list[str | None]] = []
+    for task in sorted({task for own in labels.values() for task in own}):
+        row = [own.get(task) for own in labels.values()]
+        if task in turned:
+            row = [OTHER.get(label, label) if label is not None else None for label in row]
+        found.append(row)
+    return found
 
 
 def _annotator(store: LabelStore, name: str, gold: set[int]) -> AnnotatorRow:
@@ -106,7 +133,8 @@ def _annotator(store: LabelStore, name: str, gold: set[int]) -> AnnotatorRow:
     for judgment in own.values():
         kind = judgment.preferred if judgment.preferred not in ("first", "second") else "decided"
         counts[kind] = counts.get(kind, 0) + 1
-    words = {"decided": "decided", "tie": "ties", "unsure": "can't tell", "broken": "broken"}
+    ties = "tie" if counts.get("tie") == 1 else "ties"
+    words = {"decided": "decided", "tie": ties, "unsure": "can't tell", "broken": "broken"}
     return AnnotatorRow(
         name,
         len(own),

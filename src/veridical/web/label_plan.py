@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 
 from veridical.runtime.randomness import generator, key
@@ -108,3 +109,21 @@ def dealt_later(
 def is_turned(seed: int, annotator: str, task: int) -> bool:
     """Whether an annotator sees `second` on the left."""
     return bool(key(seed, "side", annotator, task) & 1)
+
+
+def exchanged(dealt: Mapping[str, Sequence[int]], gold: Set[int], seed: int) -> set[int]:
+    """The comparisons whose two answers change names when agreement is computed.
+
+    In most sets nearly everybody prefers `first`, the chosen answer, so agreement on `first` would
+    be what chance gives. Names that are drawn anew for each comparison, the same for all
+    annotators, carry no such expectation. They are drawn for half of the comparisons that
+    two or more have, so that both names are equally frequent (our choice).
+
+    Args:
+        dealt: the comparisons of each annotator.
+        gold: comparisons that do not count.
+        seed: of the draw.
+    """
+    times = Counter(task for tasks in dealt.values() for task in tasks if task not in gold)
+    shared = [task for task, count in times.items() if count > 1]
+    return set(sorted(shared, key=lambda task: key(seed, "orientation", task))[::2])

@@ -22,6 +22,8 @@ from veridical.web.label_state import Event, Judgment, after, judgments, live
 from veridical.web.shown_rows import as_json, from_json
 
 FILE = "labels.sqlite"
+PATIENCE = 30.0
+"""Seconds to wait for another program that writes."""
 SCHEMA = """
 CREATE TABLE about (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE tasks (task INTEGER PRIMARY KEY, first TEXT, second TEXT, gold INTEGER, row TEXT);
@@ -192,7 +194,7 @@ class LabelStore:
 
 def _kept_open(path: Path) -> sqlite3.Connection:
     with connected(path):
-        kept = sqlite3.connect(path, timeout=30, check_same_thread=False)
+        kept = sqlite3.connect(path, timeout=PATIENCE, check_same_thread=False)
         kept.execute("SELECT 1 FROM about").fetchone()
     return kept
 
@@ -204,8 +206,10 @@ def connected(path: Path) -> Iterator[sqlite3.Connection]:
     Raises:
         StoreError: SQLite refuses.
     """
+    if not path.is_file():
+        raise StoreError(f"{path} is gone. Put it back; nothing can be stored meanwhile.")
     try:
-        database = sqlite3.connect(path, timeout=30)
+        database = sqlite3.connect(path, timeout=PATIENCE)
         try:
             database.execute("PRAGMA journal_mode=WAL")
             database.execute("PRAGMA synchronous=FULL")
@@ -214,9 +218,10 @@ def connected(path: Path) -> Iterator[sqlite3.Connection]:
         finally:
             database.close()
     except sqlite3.Error as error:
-        raise StoreError(
-            f"{path} can't be read or written: {error}. Make room, or name another --out."
-        ) from error
+        way = "Make room, or name another --out."
+        if "locked" in str(error):
+            way = "Another program has it open; end that one."
+        raise StoreError(f"{path} can't be read or written: {error}. {way}") from error
 
 
 def create(

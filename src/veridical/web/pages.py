@@ -17,6 +17,11 @@ KEPT = {"cache-control": "private, max-age=86400"}
 TYPES = {".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8"}
 
 
+def counted(number: int, things: str) -> str:
+    """A number with what it counts, as `runtime.progress.counted`, and with separators."""
+    return f"{number:,} {things.removesuffix('s') if number == 1 else things}"
+
+
 @cache
 def environment() -> Environment:
     """The templates of this room."""
@@ -28,6 +33,7 @@ def environment() -> Environment:
         lstrip_blocks=True,
     )
     found.globals["static_version"] = _static_version()
+    found.globals["counted"] = counted
     return found
 
 

@@ -97,12 +97,15 @@ def address_of(serving: Serving, listening: socket.socket) -> str:
     return f"http://{host}:{listening.getsockname()[1]}{serving.root_path}/"
 
 
-def print_addresses(what: str, address: str, tokens: Mapping[str, str]) -> None:
+def print_addresses(what: str, address: str, tokens: Mapping[str, str], root_path: str) -> None:
     """Say where the page is, for everybody who has a token."""
     if not tokens:
         print(f"{what}: {address}", flush=True)
     for token, name in tokens.items():
         print(f"{what}{f' for {name}' if name else ''}: {address}?token={token}", flush=True)
+    if root_path:
+        here = address.removesuffix(f"{root_path}/")
+        print(f"From outside, the proxy's address stands in the place of {here}.", flush=True)
     print("Stop with Ctrl-C.", flush=True)
 
 

@@ -80,7 +80,7 @@ def view(
         token = serving.chosen_token()
         tokens = {} if token is None else {token: ""}
         app = viewer(opened, Access(tokens, serving.root_path))
-        print_addresses("View", address_of(serving, listening), tokens)
+        print_addresses("View", address_of(serving, listening), tokens, serving.root_path)
         serve(app, listening)
     finally:
         listening.close()

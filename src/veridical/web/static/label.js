@@ -18,6 +18,12 @@
     toast.hidden = !text;
   }
 
+  // What a refusal says; not the page that a proxy makes of a server that is down.
+  async function refusal(reply) {
+    const text = (reply.headers.get("content-type") || "").startsWith("text/plain");
+    return text ? (await reply.text()).slice(0, 300) : `the server answers ${reply.status}.`;
+  }
+
   const wait = (time) => new Promise((go) => setTimeout(go, time));
   const newKey = () =>
     [...crypto.getRandomValues(new Uint8Array(16))].map((one) => one.toString(16)).join("-");
@@ -29,7 +35,7 @@
       let told = "";
       try {
         reply = await fetch(address, options);
-        told = await reply.text();
+        told = await (reply.ok ? reply.text() : refusal(reply));
       } catch (error) {
         reply = null; // the server does not answer, or stopped while it did
       }
@@ -37,11 +43,11 @@
         tell("");
         return told;
       }
+      const why = reply ? told : "the server does not answer.";
       if (reply && reply.status < 500) {
-        tell(`${failed}: ${told}`);
+        tell(`${failed}: ${why}`);
         return null;
       }
-      const why = reply ? told.slice(0, 300) : "the server does not answer.";
       tell(`${failed} yet: ${why} Trying again; keep this page open.`);
       await wait(pause);
     }
@@ -138,7 +144,7 @@
       const text = document.createElement("div");
       text.className = "noimage";
       const reply = await fetch(image.src).catch(() => null);
-      text.textContent = reply ? (await reply.text()).slice(0, 300) : "No image";
+      text.textContent = reply && !reply.ok ? await refusal(reply) : "No image";
       image.replaceWith(text);
     };
     image.addEventListener("load", pixels);

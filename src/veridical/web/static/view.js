@@ -9,6 +9,12 @@
     toast.hidden = !text;
   }
 
+  // What a refusal says; not the page that a proxy makes of a server that is down.
+  async function words(reply) {
+    const text = (reply.headers.get("content-type") || "").startsWith("text/plain");
+    return text ? (await reply.text()).slice(0, 300) : `the server answers ${reply.status}.`;
+  }
+
   async function post(address, content) {
     try {
       const reply = await fetch(address, {
@@ -16,7 +22,7 @@
         headers: { "content-type": "application/json", "x-veridical-key": key },
         body: JSON.stringify(content),
       });
-      if (!reply.ok) throw new Error(await reply.text());
+      if (!reply.ok) throw new Error(await words(reply));
       tell("");
       return await reply.json();
     } catch (error) {
@@ -79,7 +85,7 @@
       text.textContent = "No image";
       image.replaceWith(text);
       const reply = await fetch(image.src).catch(() => null);
-      if (reply) text.textContent = (await reply.text()).slice(0, 300);
+      if (reply && !reply.ok) text.textContent = await words(reply);
     };
     const pixels = () => image.classList.toggle("pixels", image.naturalWidth <= 96);
     image.addEventListener("error", missing);
