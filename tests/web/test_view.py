@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import io
 import json
 import os
@@ -20,7 +21,7 @@ from veridical import cli
 from veridical.builders.composing.flags import read_flags
 from veridical.data.records import read_records, write_records
 from veridical.runtime.errors import UserError
-from veridical.runtime.files import hash_file, read_jsonl, write_json, write_jsonl
+from veridical.runtime.files import hash_file, read_json, read_jsonl, write_json, write_jsonl
 from veridical.web.guard import Access
 from veridical.web.index import Index, open_index
 from veridical.web.notes import Notes, notes_path
@@ -148,14 +149,73 @@ def test_rows_are_found_filtered_and_sorted_by_the_address(
 def test_an_order_by_a_field_that_no_row_has_says_so(pairs: Path) -> None:
     """As where a metric, such as an area under a curve, has no value for one answer."""
     client = application(pairs)
-    assert "No row has the field auc," in client.get("/s/0?sort=auc").text
+    assert "No row has the field auc, so" in client.get("/s/0?sort=auc").text
     for sort in ("", "row", "id", "logp_gap"):
         assert "No row has" not in client.get(f"/s/0?sort={sort}").text
 
 
-@pytest.mark.parametrize("query", ["page=0", "page=x", "marked=x", "where=x", "where=x=1&" * 13])
+@pytest.mark.parametrize(
+    "query",
+    ["page=0", "page=x", "marked=x", "where=x", "where=%3D1", "down=yes", "problems=2",
+     f"q={'x' * 401}", f"where=x={'x' * 400}", "&".join(f"where=x={n}" for n in range(13))],
+)  # fmt: skip
 def test_an_address_that_makes_no_sense_is_refused(pairs: Path, query: str) -> None:
-    assert application(pairs).get(f"/s/0?{query}").status in (400, 200 if "&" in query else 400)
+    client = application(pairs)
+    for place in ("/s/0", "/s/0/row/1"):
+        reply = client.get(f"{place}?{query}")
+        assert reply.status == 400
+        assert '<a class="button" href="/s/0">Show all rows</a>' in reply.text
+
+
+@pytest.mark.parametrize(
+    ("query", "told"),
+    [
+        (
+            "where=bulder=bdhs",
+            "no row has a field bulder. Did you mean builder? The fields are images,",
+        ),
+        ("where=chosen_words>many", "chosen_words is a number, and many is not"),
+        ("where=chosen_words=many", "chosen_words is a number, and many is not"),
+        ("where=model>5", "model is a text, of which none is above a number"),
+        ("sort=chosen_word", "No row has the field chosen_word, so they are not sorted by it. Did"),
+        ("wher=x=1", "wher is no part of an address and does nothing. Did you mean where?"),
+        ("where=x%27%22%5D=1", "no row has a field"),
+        ("where=chosen_words>3&where=model=x&where=model=&where=images=yes&q=x&sort=id&page=1", ""),
+    ],
+)
+def test_a_filter_that_can_not_be_applied_is_told(pairs: Path, query: str, told: str) -> None:
+    text = html.unescape(application(pairs).get(f"/s/0?{query}").text)
+    assert told in text
+    assert ('role="alert"><span class="tag failed">address' in text) == bool(told)
+
+
+def test_fields_that_are_called_as_those_of_every_row_have_names_of_their_own(
+    tmp_path: Path,
+) -> None:
+    """Otherwise they stood twice in the menus, and could not be asked for."""
+    source = json.dumps({"row": 7, "id": "x", "made": True, "answer": "true"})
+    row = {"id": "a", "prompt": "?", "chosen": "A.", "rejected": "B.", "source": source}
+    plain = {**row, "id": "b", "source": json.dumps({"made": False, "answer": 1})}
+    write_records([row, plain], tmp_path / "pairs.parquet", "preference")
+    client = application(tmp_path / "pairs.parquet")
+    assert client.get("/s/0").text.count('<option value="row">') == 1
+    assert client.get("/s/0").text.count('<option value="id">') == 2
+    for query, found in (
+        ("source.row=7", [1]), ("source.id=x", [1]), ("row=2", [2]), ("made=yes", [1]),
+        ("made=false", [2]), ("answer=true", [1]), ("made!=no", [1]), ("answer=1", [2]),
+    ):  # fmt: skip
+        assert shown(client, f"/s/0?where={query}") == found, query
+
+
+def test_a_field_beyond_the_menu_is_known(tmp_path: Path) -> None:
+    source = json.dumps({f"field_{n}": n for n in range(80)})
+    row = {"id": "a", "prompt": "?", "chosen": "A.", "rejected": "B.", "source": source}
+    write_records([row], tmp_path / "pairs.parquet", "preference")
+    client = application(tmp_path / "pairs.parquet")
+    assert shown(client, "/s/0?where=field_79=79") == [1]
+    for field, known in (("field_79", True), ("field_99", False), ("%5C", False)):
+        text = client.get(f"/s/0?where={field}=79&sort={field}").text
+        assert ("be applied" not in text) == known
 
 
 @pytest.mark.parametrize("address", ["/s/x", "/s/0/row/x", "/s/0/row/1/image/x/small"])
@@ -371,6 +431,24 @@ def test_answers_are_sorted_by_a_metric(tmp_path: Path) -> None:
     assert '<h2 class="part">dpo' in three.get("/s/0").text  # the change is the last run's
     alone = application(tmp_path / "dpo")
     assert shown(alone, "/s/0?sort=answer_chair_i&down=1") == [2, 1, 3]
+
+
+def test_a_link_of_a_report_leads_to_one_set_whatever_its_runs_are_called(tmp_path: Path) -> None:
+    """A title that changed between two runs must not shift the links behind it."""
+    (tmp_path / "objects.json").write_text(json.dumps({"1": ["cup"]}))
+    write_jsonl(tmp_path / "answers.jsonl", [{"image_id": "1", "answer": "A cup."}])
+    given = ["--answers", str(tmp_path / "answers.jsonl"),
+             "--objects", str(tmp_path / "objects.json")]  # fmt: skip
+    assert cli.main(["eval", "chair", *given, "--out", str(tmp_path / "old")]) == 0
+    shutil.copytree(tmp_path / "old", tmp_path / "new")
+    scores = read_json(tmp_path / "old" / "scores.json")
+    scores["benchmark"]["title"] = "CHAIR as it was"
+    write_json(tmp_path / "old" / "scores.json", scores)
+    page = tmp_path / "page.html"
+    page.write_text("""<meta name="veridical-sets" content='[["old", "new"], ["new"]]'>""")
+    found = open_sets([page], None, None, None)
+    assert [len(one.files) for one in found] == [2, 1]
+    assert len(open_sets([tmp_path / "old", tmp_path / "new"], None, None, None)) == 2
 
 
 @pytest.mark.parametrize("kind", ["sample", "conversation"])

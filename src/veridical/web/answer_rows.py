@@ -22,6 +22,7 @@ from veridical.web.shown_rows import (
     ShownRow,
     ShownTurn,
     count_words,
+    named_fields,
 )
 
 ANSWERS = "answers.jsonl"
@@ -140,9 +141,8 @@ def _row(
     first = next(iter(own.values()))
     answers = tuple(_answer(name, row) for name, row in own.items())
     fields: dict[str, FieldValue] = {"images": 1 if first.get("image") else 0}
-    for name, row in first.items():
-        if name not in OWN and isinstance(row, str | int | float | bool):
-            fields[name] = row
+    said = {k: v for k, v in first.items() if isinstance(v, str | int | float) and k not in OWN}
+    fields |= named_fields(said, "answer")
     for answer, row in zip(answers, own.values(), strict=True):
         place = runs.index(answer.name)
         stem = _stem(place, len(runs), answer.name)

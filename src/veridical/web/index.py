@@ -23,8 +23,8 @@ from filelock import FileLock, Timeout
 from veridical.runtime.cache import evict, open_cache
 from veridical.runtime.cache_folder import claim_cache_folder
 from veridical.runtime.errors import UserError, reason_of
-from veridical.web.query import Query, conditions
-from veridical.web.shown_rows import ShownRow, as_json, from_json
+from veridical.web.query import Query, column_of, conditions
+from veridical.web.shown_rows import OWN_FIELDS, FieldValue, ShownRow, as_json, from_json
 
 LIMIT = 20e9
 """What indexes may take on disk, in bytes; the ones not used for longest go first."""
@@ -153,9 +153,9 @@ class Index:
         for row in rows:
             for name, value in row.fields.items():
                 if name not in kinds and len(kinds) < MOST_FIELDS:
-                    kinds[name] = "number" if isinstance(value, int | float) else "text"
-                elif isinstance(value, str) and name in kinds:
-                    kinds[name] = "text"
+                    kinds[name] = kind_of(value)
+                elif name in kinds and kinds[name] != kind_of(value):
+                    kinds[name] = "mixed"
         with self._connect() as database:
             database.executemany(
                 "INSERT INTO rows VALUES (?, ?, ?, ?)",
@@ -175,9 +175,25 @@ class Index:
         self._forget()
 
     def fields(self) -> dict[str, str]:
-        """The fields that rows have, each a `number` or a `text`."""
+        """The first `MOST_FIELDS` fields that rows have: each a `number`, a `text` or `mixed`."""
         found: dict[str, str] = json.loads(self._about("fields") or "{}")
         return found
+
+    def has_field(self, name: str) -> bool:
+        """Whether a row has a field, be it one of `fields` or not."""
+        if name in self.fields() or name in OWN_FIELDS:
+            return True
+        if len(self.fields()) < MOST_FIELDS:
+            return False
+        column, values = column_of(name)
+        with self._connect() as database:
+            try:
+                found = database.execute(
+                    f"SELECT 1 FROM rows WHERE {column} IS NOT NULL LIMIT 1", values
+                )
+                return found.fetchone() is not None
+            except sqlite3.OperationalError:  # a name that no path can be made of
+                return False
 
     def find(self, query: Query, noted: Sequence[str] = ()) -> array[int]:
         """The numbers of the rows that a query asks for, in its order.
@@ -246,6 +262,11 @@ class Index:
                 f"{self.path} can't be read or written: {error}. Make room, or set VERIDICAL_CACHE "
                 "to a folder with more."
             ) from error
+
+
+def kind_of(value: FieldValue) -> str:
+    """Whether a field's value is compared as a number or as a text."""
+    return "number" if isinstance(value, int | float) else "text"
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from urllib.parse import urlencode
 
 from veridical.runtime.errors import UserError
+from veridical.web.shown_rows import OWN_FIELDS
 
 OPERATORS = {
     "~": "contains",
@@ -19,6 +20,8 @@ OPERATORS = {
     "<": "is below",
     "<=": "is at most",
 }
+TRUTHS = {"true": "true", "yes": "true", "false": "false", "no": "false"}
+"""What may be asked for where a field is true or false; pages show yes and no."""
 MOST_FILTERS, LONGEST = 12, 400
 _FILTER = re.compile(r"(.+?)(!=|>=|<=|~|=|>|<)(.*)", re.DOTALL)
 MARKED = {"": "all rows", "flagged": "flagged", "noted": "with a note", "unflagged": "not flagged"}
@@ -88,7 +91,10 @@ def read_query(values: Mapping[str, Sequence[str]]) -> Query:
     """
 
     def one(name: str) -> str:
-        return (values.get(name) or [""])[-1][:LONGEST]
+        found = (values.get(name) or [""])[-1]
+        if len(found) > LONGEST:
+            raise UserError(f"{name} may have {LONGEST} letters; this one has {len(found):,}.")
+        return found
 
     filters = [read_filter(text) for text in values.get("where", []) if text]
     if one("value") or one("op") in ("=", "!="):
@@ -102,6 +108,9 @@ def read_query(values: Mapping[str, Sequence[str]]) -> Query:
         raise UserError(
             f"marked={one('marked')[:40]} is none of {', '.join(filter(None, MARKED))}."
         )
+    for name in ("down", "problems"):
+        if one(name) not in ("", "0", "1"):
+            raise UserError(f"{name}={one(name)[:40]} is neither 0 nor 1.")
     return Query(
         one("q").strip(),
         tuple(dict.fromkeys(filters)),
@@ -119,11 +128,14 @@ def read_filter(text: str) -> Filter:
     Raises:
         UserError: it has no field or no operator.
     """
-    match = _FILTER.fullmatch(text[:LONGEST])
-    if match is None:
+    match = _FILTER.fullmatch(text)
+    if match is None or not match[1].strip():
         raise UserError(
-            f"{text[:80]!r} is no filter; write FIELD, one of {' '.join(OPERATORS)}, and a value."
+            f"where={text[:80]} is no filter. Write a field, one of {' '.join(OPERATORS)}, and a "
+            "value."
         )
+    if len(text) > LONGEST:
+        raise UserError(f"A filter may have {LONGEST} letters; one has {len(text):,}.")
     return Filter(match[1].strip(), match[2], match[3].strip())
 
 
@@ -151,7 +163,7 @@ def conditions(query: Query, noted: Sequence[str]) -> tuple[str, str, list[objec
     where = f"{joined} WHERE {' AND '.join(parts)}" if parts else joined
     order = "rows.number"
     if query.sort:
-        column, own = _column(query.sort)
+        column, own = column_of(query.sort)
         order = f"{column} IS NULL, {column} {'DESC' if query.down else 'ASC'}, rows.number"
         values += [*own, *own]
     elif query.down:
@@ -160,17 +172,21 @@ def conditions(query: Query, noted: Sequence[str]) -> tuple[str, str, list[objec
 
 
 def _condition(one: Filter) -> tuple[str, list[object]]:
-    column, own = _column(one.field)
+    column, own = column_of(one.field)
     if one.operator == "~":
         return f"instr(fold({column}), ?) > 0", [*own, one.value.casefold()]
     if one.operator in ("=", "!="):
-        said = {"true": "1", "false": "0"}.get(one.value.lower(), one.value)
-        test = f"(CAST({column} AS TEXT) = ? OR {column} = CAST(? AS REAL))"
-        values: list[object] = [*own, said, *own, said if _is_number(said) else None]
+        test = f"CAST({column} AS TEXT) = ? OR {column} = CAST(? AS REAL)"
+        values: list[object] = [*own, one.value, *own, one.value if is_number(one.value) else None]
+        truth = TRUTHS.get(one.value.lower())
+        if truth and own:
+            test += " OR json_type(rows.fields, ?) = ?"
+            values += [*own, truth]
+        test = f"({test})"
         empty = f"coalesce({test}, 0)" if one.value else f"coalesce({column}, '') = ''"
         values = values if one.value else own
         return (f"NOT {empty}" if one.operator == "!=" else empty), values
-    if not _is_number(one.value):
+    if not is_number(one.value):
         return f"CAST({column} AS TEXT) {one.operator} ?", [*own, one.value]
     return (
         f"typeof({column}) IN ('integer', 'real') AND {column} {one.operator} ?",
@@ -178,7 +194,8 @@ def _condition(one: Filter) -> tuple[str, list[object]]:
     )
 
 
-def _is_number(text: str) -> bool:
+def is_number(text: str) -> bool:
+    """Whether a value is compared as a number."""
     try:
         float(text)
     except ValueError:
@@ -186,11 +203,11 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def _column(name: str) -> tuple[str, list[object]]:
+def column_of(name: str) -> tuple[str, list[object]]:
     """A field as SQL, with the values it takes."""
-    if name in ("row", "number"):
+    if name == "row":
         return "rows.number", []
-    if name in ("id", "problem"):
+    if name in OWN_FIELDS:
         return f"rows.{name}", []
     quoted = name.replace('"', "")  # a path can't quote it
     return "json_extract(rows.fields, ?)", [f'$."{quoted}"']

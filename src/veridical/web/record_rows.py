@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from veridical.web.shown_rows import (
     ShownRow,
     ShownTurn,
     count_words,
+    named_fields,
 )
 
 HELD = b"held"
@@ -157,7 +159,8 @@ def shown_record(row: Row, id: str, problem: str, marking: Marking | None) -> Sh
         value = record.get(name)
         if isinstance(value, str | float | int):
             fields[name] = value
-    fields |= {name: value for name, value in source_fields(row).items() if _is_field(value)}  # type: ignore[misc]
+    told = {name: value for name, value in source_fields(row).items() if _is_field(value)}
+    fields |= named_fields(told, "source")  # type: ignore[arg-type]
     fields |= _gap(fields)
     return ShownRow(row.number, id, images, tuple(_prompt(row)), answers, fields, problem)
 
@@ -217,10 +220,19 @@ def _prompt(row: Row) -> Iterator[ShownTurn]:
     several = len(row.record["images"]) > 1
     turns: list[Message] = row.record.get("prompt") or row.record["messages"][:-1]
     for turn in turns:
-        place = "[image]" if several else ""
-        blocks = (place if b["type"] == "image" else b.get("text", "") for b in turn["content"])
-        parts = [part for part in blocks if part]
-        yield ShownTurn(turn["role"], "\n".join(parts))
+        yield ShownTurn(turn["role"], _turn_text(turn, several))
+
+
+def _turn_text(turn: Message, several: bool) -> str:
+    """What a turn says; where a row has several images, with their places."""
+    parts: list[str] = []
+    for is_image, blocks in groupby(turn["content"], lambda block: block["type"] == "image"):
+        own = [*blocks]
+        if not is_image:
+            parts += [block["text"] for block in own if block.get("text")]
+        elif several:
+            parts.append("[image]" if len(own) == 1 else f"[{len(own)} images]")
+    return "\n".join(parts)
 
 
 def _answers(

@@ -186,7 +186,7 @@ def open_sets(
     found: list[ViewedSet] = []
     for path in filter(is_report, paths):
         for folders in report_sets(path):
-            found += _open_sets(folders, root, marking, marked_by)
+            found += _report_set(folders, root, marking, marked_by)
     own = [path for path in paths if not is_report(path)]
     return found + _open_sets(own, root, marking, marked_by)
 
@@ -207,6 +207,21 @@ def _open_sets(
             name = path.name if path.is_dir() else file.name
             found.append(ViewedSet(name, kind, (file,), own, kind, marking, marked_by))
     return found
+
+
+def _report_set(
+    folders: Sequence[Path],
+    root: Path | None,
+    marking: Marking | None,
+    marked_by: tuple[Path, ...],
+) -> list[ViewedSet]:
+    """What one link of a report leads to: always one set, whatever its runs call their benchmark.
+
+    Two would shift all links behind it.
+    """
+    if all(map(is_evaluation, folders)):
+        return [_answers(joined([*filter(None, by_benchmark(folders))]), folders, root)]
+    return _open_sets(folders, root, marking, marked_by)
 
 
 def _answers(title: str, folders: Sequence[Path], root: Path | None) -> ViewedSet:

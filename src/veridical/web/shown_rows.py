@@ -12,6 +12,8 @@ from veridical.data.text.units import words_of
 
 _ASCII_WORD = re.compile(r"\w+(?:['.-]\w+)*")
 MarkKind = Literal["made_up", "real", "completed", "weighted", "different"]
+OWN_FIELDS = ("row", "id", "problem")
+"""Fields that every row has: its number in the file, its id, and why commands leave it out."""
 FieldValue = str | float | int | bool | None
 
 
@@ -62,7 +64,7 @@ class ShownImage:
 
 @dataclass(frozen=True)
 class ShownTurn:
-    """One turn of what was asked, images as `[image]`."""
+    """One turn of what was asked, with the places of images as `[image]` or `[3 images]`."""
 
     role: str
     text: str
@@ -100,6 +102,11 @@ class ShownRow:
 def count_words(text: str) -> int:
     """How many words a text has, as `words_of` cuts it."""
     return sum(1 for _ in _ASCII_WORD.finditer(text)) if text.isascii() else len(words_of(text))
+
+
+def named_fields(fields: Mapping[str, FieldValue], origin: str) -> dict[str, FieldValue]:
+    """Fields of a file, of which those that are called as `OWN_FIELDS` are named `origin.NAME`."""
+    return {f"{origin}.{k}" if k in OWN_FIELDS else k: value for k, value in fields.items()}
 
 
 def as_json(row: ShownRow) -> str:

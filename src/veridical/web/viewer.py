@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from fastapi import FastAPI, HTTPException, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException as AnyHTTPException
 
 from veridical.data.pixels import ImageError
@@ -17,10 +18,11 @@ from veridical.runtime.errors import UserError
 from veridical.web import pages
 from veridical.web.cards import card_of, sets_legend
 from veridical.web.guard import Access, Guard
-from veridical.web.index import MOST_FIELDS, Index
+from veridical.web.index import Index
 from veridical.web.notes import LONGEST_NOTE, Notes
 from veridical.web.pictures import SIZES, Pictures, encoded
 from veridical.web.query import MARKED, OPERATORS, Query, read_query
+from veridical.web.query_faults import query_faults
 from veridical.web.requests import sent, text_in
 from veridical.web.sets import ViewedSet
 from veridical.web.shown_rows import ShownRow
@@ -58,6 +60,10 @@ def viewer(sets: list[Opened], access: Access) -> ASGIApp:
     app.add_exception_handler(UserError, as_text)
     app.add_exception_handler(AnyHTTPException, as_text)
 
+    def refused(place: int, error: UserError) -> Response:
+        values = {"place": place, "name": sets[place].viewed.name, "told": str(error)}
+        return _page("refused.html.j2", values, access, 400)
+
     @app.get("/")
     def home(request: Request) -> Response:
         return RedirectResponse(f"{root}/s/0", 303)
@@ -72,16 +78,22 @@ def viewer(sets: list[Opened], access: Access) -> ASGIApp:
     @app.get("/s/{place}")
     def rows(place: int, request: Request) -> Response:
         one = _opened(sets, place)
-        query, canonical = _query(request)
-        if not canonical:
+        try:
+            query, others = _query(request)
+        except UserError as error:
+            return refused(place, error)
+        if others & {"field", "op", "value"}:
             return RedirectResponse(f"{root}/s/{place}?{query.address()}", 303)
         with one.index.page():
-            return _page("rows.html.j2", _list_values(sets, place, one, query), access)
+            return _page("rows.html.j2", _list_values(sets, place, one, query, others), access)
 
     @app.get("/s/{place}/row/{number}")
     def row(place: int, number: int, request: Request) -> Response:
         one = _opened(sets, place)
-        query, _ = _query(request)
+        try:
+            query, _ = _query(request)
+        except UserError as error:
+            return refused(place, error)
         everything = request.query_params.get("images") == "all"
         with one.index.page():
             values = _row_values(sets, place, one, number, query, everything)
@@ -119,7 +131,8 @@ def viewer(sets: list[Opened], access: Access) -> ASGIApp:
             raise UserError("This row has no id, so nothing can be noted of it.")
         if one.viewed.change:  # its row of this number may be another one now
             raise UserError(one.viewed.change)
-        return one.notes.change(found.id, number, flagged, words).as_json()
+        kept = await run_in_threadpool(one.notes.change, found.id, number, flagged, words)
+        return kept.as_json()
 
     @app.get("/s/{place}/notes.jsonl")
     def notes(place: int) -> Response:
@@ -151,9 +164,11 @@ def picture_response(
     return Response(found[0], media_type=found[1], headers=headers)
 
 
-def _page(template: str, values: Mapping[str, object], access: Access) -> Response:
+def _page(
+    template: str, values: Mapping[str, object], access: Access, status: int = 200
+) -> Response:
     common = {"root": access.root_path, "key": access.key, "longest_note": LONGEST_NOTE}
-    return HTMLResponse(pages.render(template, {**common, **values}))
+    return HTMLResponse(pages.render(template, {**common, **values}), status)
 
 
 def _opened(sets: list[Opened], place: int) -> Opened:
@@ -169,14 +184,13 @@ def _row(one: Opened, number: int) -> ShownRow:
     return found[0]
 
 
-def _query(request: Request) -> tuple[Query, bool]:
-    """The query of an address, and whether the address is as `Query.address` writes it."""
+def _query(request: Request) -> tuple[Query, set[str]]:
+    """The query of an address, and the names of all of its parameters that have a value."""
     values: dict[str, list[str]] = {}
     for name, value in request.query_params.multi_items():
         values.setdefault(name, []).append(value)
     query = read_query(values)
-    asked = {name for name, own in values.items() for value in own if value}
-    return query, not asked & {"field", "op", "value"}
+    return query, {name for name, own in values.items() for value in own if value}
 
 
 def _common(sets: list[Opened], place: int, one: Opened, query: Query) -> dict[str, object]:
@@ -195,7 +209,9 @@ def _common(sets: list[Opened], place: int, one: Opened, query: Query) -> dict[s
     }
 
 
-def _list_values(sets: list[Opened], place: int, one: Opened, query: Query) -> dict[str, object]:
+def _list_values(
+    sets: list[Opened], place: int, one: Opened, query: Query, asked: set[str]
+) -> dict[str, object]:
     numbers = one.index.find(query, one.notes.ids(query.marked))
     pages_there = max(1, -(-len(numbers) // ROWS_A_PAGE))
     page = min(query.page, pages_there)
@@ -205,7 +221,6 @@ def _list_values(sets: list[Opened], place: int, one: Opened, query: Query) -> d
         for row in one.index.rows(numbers[first : first + ROWS_A_PAGE].tolist())
     ]
     fields = one.index.fields()
-    known = {"", "row", "number", "id", "problem", *fields}
     return {
         **_common(sets, place, one, query),
         "cards": cards,
@@ -213,7 +228,7 @@ def _list_values(sets: list[Opened], place: int, one: Opened, query: Query) -> d
         "page": page,
         "pages": pages_there,
         "fields": fields,
-        "unsorted": "" if query.sort in known or len(fields) >= MOST_FIELDS else query.sort,
+        "faults": query_faults(query, fields, one.index.has_field, sorted(asked)),
         "operators": OPERATORS,
         "marked": MARKED,
         "marks": sets_legend(cards),
