@@ -377,6 +377,18 @@ def test_a_folder_of_other_files_and_records_without_two_answers_are_refused(
     assert "two answers are needed" in capsys.readouterr().err
 
 
+def test_images_and_questions_that_take_much_room_scroll_by_themselves(tmp_path: Path) -> None:
+    row = rows(1)[0]
+    much = {**row, "images": row["images"] * 120, "prompt": "What? " * 300}
+    write_records([much], tmp_path / "data.parquet", "preference")
+    text = Page(tmp_path).client.get("/a/me").text
+    assert text.count("<img") == 100
+    assert "20 images more, not shown" in text
+    assert text.count('long" tabindex="0" role="region"') == 2
+    (tmp_path / "few").mkdir()
+    assert 'long" tabindex' not in Page(tmp_path / "few").client.get("/a/me").text
+
+
 def test_samples_are_compared_two_responses_at_a_time(tmp_path: Path) -> None:
     samples = [{"id": "1", "prompt": "?", "responses": ["One.", "Two.", "Three."]},
                {"id": "2", "prompt": "?", "responses": ["Same.", "Same."]}]  # fmt: skip

@@ -382,6 +382,7 @@ def test_long_texts_and_many_images_do_not_hang_a_page(tmp_path: Path) -> None:
     client = application(tmp_path / "pairs.parquet")
     for address in ("/s/0", "/s/0/row/1", "/s/0/row/1?images=all"):
         assert len(client.get(address).body) < 200_000
+    assert "[200 images]" in client.get("/s/0").text
     assert client.get("/s/0/row/1/image/199/small").status == 200
     assert len(client.get("/s/0/row/1/text/1").body) == len(long) + 1
 

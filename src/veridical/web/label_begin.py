@@ -139,8 +139,8 @@ def _go_on(out: Path, asked: Asked) -> Begun:
     store = LabelStore(out / FILE)
     about = store.about
     gold = _gold_file(out, asked, about)
-    root = asked.images_root or (Path(about["images_root"]) if about["images_root"] else None)
-    viewed, known = _sets(asked.data, root, gold)
+    root = asked.images_root or (Path(known) if (known := about.get("images_root")) else None)
+    viewed, known_better = _sets(asked.data, root, gold)
     _refuse_another_plan(out, asked, viewed.file, about)
     seed = int(json.loads(about["seed"]))
     added = _added(out, asked, json.loads(about["annotators"]))
@@ -152,7 +152,7 @@ def _go_on(out: Path, asked: Asked) -> Begun:
         print(
             f"{kept} is shown, which is not what {asked.guidelines} says. Edit it, or replace it."
         )
-    return Begun(store, viewed, known, seed)
+    return Begun(store, viewed, known_better, seed)
 
 
 def _sets(data: Path, root: Path | None, gold: Path | None) -> tuple[ViewedSet, ViewedSet | None]:
@@ -219,7 +219,7 @@ def _gold_file(out: Path, asked: Asked, about: Mapping[str, str]) -> Path | None
         return asked.gold
     if not about["gold"]:
         return None
-    known = Path(about["gold_file"])
+    known = Path(about.get("gold_file", "gold.parquet"))
     # Both sets may have been moved together.
     for path in (known, asked.data.parent / known.name):
         if path.is_file() and hash_file(path) == about["gold"]:
@@ -238,10 +238,11 @@ def _added(out: Path, asked: Asked, known: list[str]) -> list[str]:
     """
     names = [*(asked.annotators or known)]
     if names[: len(known)] != known:
+        new = next((name for name in names if name not in known), "NAME")
         raise UserError(
             f"{out} was begun with --annotators {' '.join(known)}, and --annotators "
             f"{' '.join(names)} is asked for. Leave it out, or name somebody new at the end: "
-            f"--annotators {' '.join(known)} {names[-1]}."
+            f"--annotators {' '.join(known)} {new}."
         )
     return names[len(known) :]
 

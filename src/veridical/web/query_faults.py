@@ -10,6 +10,7 @@ from veridical.web.shown_rows import OWN_FIELDS
 
 PARAMETERS = ("q", "where", "sort", "down", "marked", "problems", "page", "field", "op", "value")
 MOST_NAMED = 20
+MOST_OTHERS = 5
 ORDERS = (">", ">=", "<", "<=")
 
 
@@ -27,10 +28,10 @@ def query_faults(
         has_field: whether a row has a field that is not among these.
         others: parameters of the address.
     """
+    unknown = [name for name in others if name not in PARAMETERS]
     found = [
         f"{name[:80]} is no part of an address and does nothing.{_near(name, PARAMETERS)}"
-        for name in others
-        if name not in PARAMETERS
+        for name in unknown[:MOST_OTHERS]
     ]
     for one in query.filters:
         if has_field(one.field):
