@@ -232,7 +232,9 @@ def test_what_a_folder_was_begun_with_is_known_later(
     (tmp_path / "moved" / "gold.parquet").rename(tmp_path / "elsewhere.parquet")
     assert cli.main([*bare, "--export", "label-studio"]) == 2
     assert "Say where they are: --gold gold.parquet" in capsys.readouterr().err
-    again = ["--gold", str(tmp_path / "elsewhere.parquet"), "--export", "label-studio"]
+    (tmp_path / "build").mkdir()
+    (tmp_path / "elsewhere.parquet").rename(tmp_path / "build" / "pairs.parquet")
+    again = ["--gold", str(tmp_path / "build"), "--export", "label-studio"]
     assert cli.main([*bare, *again]) == 0
     write_jsonl(tmp_path / "moved" / "data.jsonl", [])
     assert cli.main([*bare, *again]) == 2

@@ -205,13 +205,13 @@ def _gold_file(out: Path, asked: Asked, about: Mapping[str, str]) -> Path | None
         UserError: there was another one or none, or it is gone.
     """
     if asked.gold is not None:
-        check_file(asked.gold)
+        file = open_sets([asked.gold], None, None, None)[0].file  # a build's folder has one
         if not about["gold"]:
             raise UserError(
                 f"{out} was begun without --gold, and --gold {asked.gold} is asked for. Leave it "
                 "out, or name another --out."
             )
-        if hash_file(asked.gold) != about["gold"]:
+        if hash_file(file) != about["gold"]:
             raise UserError(
                 f"--gold {asked.gold} is not what {out} was begun with ({about['gold_file']}), or "
                 "has changed since then. Leave it out, or name another --out."
