@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import multiprocessing
 import os
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -299,3 +301,17 @@ def test_digests_tell_lists_apart() -> None:
     }  # fmt: skip
     assert len(seen) == 15
     assert digest((1, 2)) == digest([1, 2])
+
+
+def test_a_disk_is_not_filled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cache = Cache(tmp_path, 1e9)
+    cache.put("kind", digest("one"), VALUES)
+    full = SimpleNamespace(total=10**12, free=10**9)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: full)
+    cache.put("kind", digest("two"), VALUES)
+    assert cache.keys("kind") == [digest("one")]
+    assert (
+        "less than 1 GB of the disk would be left); going on without it" in capsys.readouterr().out
+    )

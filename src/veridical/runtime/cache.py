@@ -14,9 +14,11 @@ on network file systems, and nothing read from a folder that others may write to
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
+import shutil
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -42,6 +44,8 @@ from veridical.runtime.files import hash_file
 VARIABLE = "VERIDICAL_CACHE"
 NONE = "none"
 ABANDONED_SECONDS = 24 * 3600.0
+LEFT_FREE = 1e9
+"""Bytes of a disk that the cache leaves to others, or a twentieth of a small disk."""
 Content = str | bytes | int | float | None | Tensor | Sequence["Content"]
 
 
@@ -98,6 +102,7 @@ class Cache:
         data = save(content, {"sha256": _checksum(key, content)})
         try:
             claim_cache_folder(self.folder)
+            _require_room(self.folder, len(data))
             _write(path, data)
             self._make_room(len(data))
         except OSError as error:
@@ -217,6 +222,18 @@ def evict(folder: Path, limit: float, suffix: str = ".safetensors") -> float:
                 path.unlink()
             total -= size
     return total
+
+
+def _require_room(folder: Path, size: int) -> None:
+    """Refuse to fill a disk that others write results to.
+
+    Raises:
+        OSError: less than `LEFT_FREE` would be left.
+    """
+    disk = shutil.disk_usage(folder)
+    left = min(LEFT_FREE, disk.total / 20)
+    if disk.free - size < left:
+        raise OSError(errno.ENOSPC, f"less than {left / 1e9:.2g} GB of the disk would be left")
 
 
 def _write(path: Path, data: bytes) -> None:
