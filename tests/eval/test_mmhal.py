@@ -216,12 +216,13 @@ def test_a_dry_run_says_what_the_judge_would_cost(
 ) -> None:
     """Three questions of some 830 characters; replies of at most 1,024 tokens, at $10 a million.
 
-    A model's answers are not known: each may add its 1,024 tokens.
+    That is 3.072 cents, and what is the most is not rounded down. A model's answers are not known:
+    each may add its 1,024 tokens.
     """
     judge = ("--judge", "endpoint:m", "--endpoint.output_price", "10", "--dry-run", "true")
     assert main(words(files, *judge)) == 0
     said = capsys.readouterr().out
-    assert "asked 3 questions" in said and "at most 3,072 written, at most $0.03" in said
+    assert "asked 3 questions" in said and "at most 3,072 written, at most $0.04." in said
     read = int(re.findall(r"some ([\d,]+) tokens", said)[0].replace(",", ""))
     assert 600 < read < 660 and not (files / "out").exists()
     Image.new("RGB", (32, 32)).save(files / "i0.png")
@@ -229,5 +230,7 @@ def test_a_dry_run_says_what_the_judge_would_cost(
              str(files), "--max-bad-fraction", "1", "--out", str(files / "out")]  # fmt: skip
     assert main([*model, *judge]) == 0
     assert "asked 1 question:" in capsys.readouterr().out
+    assert main([*model, *judge, "--judge-sees-image", "true"]) == 0
+    assert "at most $0.02 without the images." in capsys.readouterr().out
     assert main([*model, "--dry-run", "true", "--replies", str(files / "replies.jsonl")]) == 2
     assert "Name one with --judge" in capsys.readouterr().err

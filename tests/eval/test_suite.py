@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 from evaluating import eval_chair, eval_pope
 from PIL import Image
+from published_files import mt_bench
 
 from veridical.cli import main
 from veridical.eval import suite
@@ -132,6 +134,29 @@ def test_shards_that_each_score_one_benchmark_finish_the_run(
     assert read_json(out / "run.json")["status"] == "finished"
     table = (out / "table.md").read_text()
     assert "| CHAIR | value |" in table and "| POPE | value |" in table
+
+
+def test_a_dry_run_adds_up_what_judges_would_cost(
+    scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Three open questions, and two of two turns, of which the second shows two answers."""
+    mt_bench(tmp_path)
+    given = ["eval", "embedded", "--images", str(scenes / "images"), "--out", str(tmp_path / "out"),
+             "--judge", "endpoint:m", "--dry-run", "true", "--options",
+             f"mmhal.files={scenes / 'mmhal.json'}"]  # fmt: skip
+    options = [f"mt_bench.{name}={tmp_path / file}" for name, file in (
+        ("files", "question.jsonl"), ("references", "references.json"),
+    )]  # fmt: skip
+    assert main([*given, *options, "--benchmarks", "mmhal,mt_bench"]) == 0
+    said = capsys.readouterr().out
+    read = [int(one.replace(",", "")) for one in re.findall(r"some ([\d,]+) tokens", said)]
+    assert "All together: The judge would be asked 7 questions" in said
+    assert read[1] > 1024 * (1 + 2) * 2 and read[2] == read[0] + read[1]
+    # By phrases alone there is nothing to judge, though others may have a judge.
+    assert main([*given, "mmhal.rule=exact", *options, "--benchmarks", "mmhal,mt_bench"]) == 0
+    assert "MT-Bench: The judge would be asked 4 questions" in capsys.readouterr().out
+    assert main([*given, "mmhal.rule=exact", "--benchmarks", "mmhal"]) == 0
+    assert "None of these benchmarks has its answers judged" in capsys.readouterr().out
 
 
 def test_options_go_to_the_benchmark_that_they_name() -> None:

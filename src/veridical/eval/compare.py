@@ -181,7 +181,7 @@ def _over_seeds(arms: Sequence[Sequence[ComparedRuns]]) -> list[DifferenceRow]:
     """The mean over seeds against the baseline, benchmark by benchmark."""
     arm, base = _names(folder_of(arms[0]), baseline_of(arms[0]))
     rows: list[DifferenceRow] = []
-    name = f"{arm} and {len(arms) - 1} more seeds"
+    name = f"{arm} and {counted(len(arms) - 1, 'more seeds')}"
     for pairs in zip(*arms, strict=True):
         benchmark = pairs[0].benchmark
         theirs = _judged_rows(pairs[0], "baseline")

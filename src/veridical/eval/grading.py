@@ -112,6 +112,7 @@ class Grader(Generic[Options]):
         max_new_tokens: limit of one reply, in tokens, where none is given.
         template: the words of the judge's questions; `scores.json` has their hash.
         needed: whether the benchmark can't do without a judge.
+        unused: whether these options leave no use for one.
         temperature: of the first reply.
         may_be_cut: whether a reply that ended because it was too long can still be read.
         number: what a reply to the n-th question says, as a number; None where it can be none.
@@ -124,6 +125,7 @@ class Grader(Generic[Options]):
     max_new_tokens: int
     template: Callable[[Options], str]
     needed: Callable[[Options], bool] = lambda options: True
+    unused: Callable[[Options], bool] = lambda options: False
     temperature: Callable[[Options], float] = lambda options: 0.0
     may_be_cut: Callable[[Options], bool] = lambda options: False
     number: Callable[[Any, int], float | None] = number_in

@@ -35,13 +35,24 @@ class JudgeCost:
     written: int
     dollars: float | None
 
+    def __add__(self, other: JudgeCost) -> JudgeCost:
+        """Both together, at one price list."""
+        dollars = None
+        if self.dollars is not None and other.dollars is not None:
+            dollars = self.dollars + other.dollars
+        return JudgeCost(
+            self.questions + other.questions, self.images + other.images, self.read + other.read,
+            self.written + other.written, dollars,
+        )  # fmt: skip
+
     @property
     def line(self) -> str:
         """The estimate as a sentence or two."""
         images = counted(self.images, "images")
         shown = f", with {images} that are not counted" if self.images else ""
         without = " without the images" if self.images else ""
-        price = "" if self.dollars is None else f", at most ${self.dollars:,.2f}{without}"
+        cents = ceil((self.dollars or 0.0) * 100)  # not rounded: it is the most
+        price = "" if self.dollars is None else f", at most ${cents / 100:,.2f}{without}"
         return (
             f"The judge would be asked {counted(self.questions, 'questions')}: some {self.read:,} "
             f"tokens read ({CHARACTERS} characters each){shown}, at most {self.written:,} written"
@@ -62,7 +73,7 @@ def judge_cost(asks: Asks[Any], options: Any, evaluation: Evaluation) -> JudgeCo
     rows, length = _rows(asks, options, evaluation)
     once = [one for row in rows for one in grader.ask(options, evaluation, row)]
     asked = once * grading.judge_repeats
-    read = sum(ceil(len(one.text) / CHARACTERS) for one in asked) + len(asked) * length
+    read = sum(ceil(len(one.text) / CHARACTERS) + length * one.text.count(UNKNOWN) for one in asked)
     written = len(asked) * (grading.judge_tokens or grader.max_new_tokens)
     limits = endpoint_settings(grading.endpoint).limits
     dollars = None

@@ -349,6 +349,7 @@ BENCHMARK = Benchmark(
             template=lambda options: options.words,
             may_be_cut=lambda options: options.rule == "official",
             needed=lambda options: options.rule != "exact",
+            unused=lambda options: options.rule == "exact",
         ),
         hub=HUB,
     ),

@@ -16,6 +16,7 @@ from veridical.eval.benchmarks import BENCHMARKS, groups
 from veridical.eval.evaluation import USUAL, Asking, Subject, open_model
 from veridical.eval.grading import NOBODY, Grading
 from veridical.eval.hub_files import with_hub_files
+from veridical.eval.judge_cost import JudgeCost, judge_cost
 from veridical.eval.run import asks_of, prepare, run_benchmark
 from veridical.eval.scores import fixed_width, read_scores
 from veridical.runtime.errors import UserError
@@ -71,9 +72,15 @@ def evaluate(
     common = {"objects": objects, "vocabulary": vocabulary}
     chosen = _chosen(benchmarks, common, options or [], subject)
     shared = open_model(subject, asking, several=len(chosen) > 1)
+    judges = {benchmark.name: _judge_of(benchmark, own, grading) for benchmark, own, _ in chosen}
+    costs: list[JudgeCost] = []
     for benchmark, own, seen in chosen:
-        ready, seen, _ = with_hub_files(asks_of(benchmark).hub, own, seen)
-        prepare(benchmark, ready, out / benchmark.name, seen, asking, shared, grading)
+        name, asks = benchmark.name, asks_of(benchmark)
+        ready, seen, _ = with_hub_files(asks.hub, own, seen)
+        evaluation = prepare(benchmark, ready, out / name, seen, asking, shared, judges[name])
+        if grading.dry_run and asks.grader is not None and judges[name] is not NOBODY:
+            costs.append(judge_cost(asks, ready, evaluation))
+            print_result(f"{benchmark.description.title}: {costs[-1].line}")
     configuration = {
         "out": out, "benchmarks": [benchmark.name for benchmark, *_ in chosen], **common,
         "options": options,
@@ -83,22 +90,30 @@ def evaluate(
     inputs = {name: path for name, path in named.items() if path is not None}
     scores: dict[str, dict[str, Estimate]] = {}
     if grading.dry_run:
-        for benchmark, own, seen in chosen:
-            if asks_of(benchmark).grader is not None:
-                print_result(f"{benchmark.description.title}:")
-                run_benchmark(benchmark, own, out / benchmark.name, seen, asking, shared, grading)
+        if len(costs) > 1:
+            print_result(f"All together: {sum(costs[1:], costs[0]).line}")
+        if not costs:
+            print_result("None of these benchmarks has its answers judged by a model.")
         return scores
     with start_run(out, "eval", configuration, inputs, any_process=True) as run:
         for benchmark, own, seen in chosen:
             name = benchmark.name
             print_result(f"{benchmark.description.title}:")
-            scores[name] = run_benchmark(benchmark, own, out / name, seen, asking, shared, grading)
+            scores[name] = run_benchmark(
+                benchmark, own, out / name, seen, asking, shared, judges[name]
+            )
         # Where another process had the last shard of a benchmark, its scores are on disk.
         everything = {name: own or _scored_elsewhere(out / name) for name, own in scores.items()}
         if all(everything.values()):  # else another process is not done
             score_table(everything, [benchmark for benchmark, *_ in chosen]).write(out, "table")
             run.finish(benchmarks=len(chosen))
     return scores
+
+
+def _judge_of(benchmark: Benchmark, options: Any, grading: Grading) -> Grading:
+    """Who judges a benchmark's answers: nobody where its options leave no use for a judge."""
+    grader = asks_of(benchmark).grader
+    return NOBODY if grader is not None and grader.unused(options) else grading
 
 
 def _scored_elsewhere(folder: Path) -> dict[str, Estimate]:
