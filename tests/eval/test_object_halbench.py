@@ -105,8 +105,9 @@ def test_with_a_judge(files: Path) -> None:
 def test_with_a_judge_by_the_official_rule(
     files: Path, nltk: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """An answer of three words is not asked about; "puppy" and "dog" are two words."""
-    write(files / "answers.jsonl", [*ANSWERS[:2], {"image_id": 9, "answer": "A red dog."}])
+    """An answer of three words, without "Assistant:", is not asked about."""
+    short = {"image_id": 9, "answer": "Assistant: A red dog."}
+    write(files / "answers.jsonl", [*ANSWERS[:2], short])
     rows = [{"question_id": id, "reply": REPLIES[id]} for id in ("7", "8")]
     write(files / "replies.jsonl", rows)
     more = ("--rule", "official", "--replies", str(files / "replies.jsonl"))

@@ -225,10 +225,17 @@ def match_answers(options: HalbenchOptions, evaluation: Evaluation) -> GivenAnsw
     return match_by_id(options.questions, evaluation, read=read)
 
 
+def _said(options: HalbenchOptions, row: Row) -> str:
+    """An answer as its rule takes it: the published scorer removes "Assistant:" from all."""
+    answer: str = row["answer"]
+    return answer.replace("Assistant:", "").strip() if options.rule == "official" else answer
+
+
 def ask_judge(options: HalbenchOptions, evaluation: Evaluation, row: Row) -> list[Asked]:
     """One question about each answer; none about one that is too short to be asked about."""
-    short = is_short(row["answer"]) if options.rule == "official" else not row["answer"].strip()
-    values = {"question": row["question"], "answer": row["answer"]}
+    said = _said(options, row)
+    short = is_short(said) if options.rule == "official" else not said.strip()
+    values = {"question": row["question"], "answer": said}
     return [] if short else [Asked(filled(options.words, values))]
 
 
@@ -255,9 +262,7 @@ def judge_rows(
 def _judged(
     options: HalbenchOptions, row: Row, tag: Callable[[str], Sequence[Tagged]] | None
 ) -> JsonObject:
-    official, answer = options.rule == "official", row["answer"]
-    if official:
-        answer = answer.replace("Assistant:", "").strip()
+    official, answer = options.rule == "official", _said(options, row)
     named: list[Named] | None
     if "judged" not in row:
         named = options.named_in(answer)
