@@ -15,7 +15,7 @@ from veridical.eval.text_pairs import BENCHMARK
 from veridical.models.load import load_policy
 from veridical.models.measures import logps_measure
 from veridical.models.rendering import render_group
-from veridical.runtime.files import read_jsonl, write_jsonl
+from veridical.runtime.files import read_json, read_jsonl, write_jsonl
 
 ROWS = [
     {"id": "a", "type": "order", "prompt": "Describe the image.",
@@ -50,10 +50,17 @@ def test_log_probabilities_are_those_of_the_stock_forward(files: Path, tmp_path:
 def test_the_second_shard_leaves_it_to_the_first(
     files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["eval", "text_pairs", "embedded", "--files", str(files), "--shard", "2/2"]
-    assert main([*words, "--out", str(tmp_path / "out")]) == 0
-    assert "shard 1/2 measures all of this" in capsys.readouterr().out
-    assert not (tmp_path / "out" / "scores.json").exists()
+    """Whichever comes first, the run ends finished, with its table."""
+    for shards in (("1/2", "2/2"), ("2/2", "1/2")):
+        out = tmp_path / shards[0][0]
+        words = ["eval", "embedded", "--benchmarks", "text_pairs", "--out", str(out), "--options",
+                 f"text_pairs.files={files}"]  # fmt: skip
+        for shard in shards:
+            assert main([*words, "--shard", shard]) == 0
+        assert "shard 1/2 measures all of this" in capsys.readouterr().out
+        for folder in (out, out / "text_pairs"):
+            assert read_json(folder / "run.json")["status"] == "finished"
+        assert (out / "table.md").is_file()
 
 
 def judged(id: str, good: float, bad: float, kind: str = "order") -> dict[str, Any]:

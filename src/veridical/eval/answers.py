@@ -154,16 +154,8 @@ def make_answers(
     return [known[key] for key in keys]
 
 
-def without_answers(
-    prompts: Sequence[Prompt], settings: AnswerSettings, folder: Path
-) -> list[KeyedAnswer] | None:
-    """Empty answers, for what is measured of a model that need not speak.
-
-    The first of several shards measures everything; the others get None.
-    """
-    if settings.shard.index:
-        print(f"{folder}: shard 1/{settings.shard.count} measures all of this.")
-        return None
+def without_answers(prompts: Sequence[Prompt], settings: AnswerSettings) -> list[KeyedAnswer]:
+    """Empty answers, for what is measured of a model that need not speak."""
     return [KeyedAnswer(Response(""), answer_key(prompt, settings)) for prompt in prompts]
 
 

@@ -141,6 +141,9 @@ def run_benchmark(
     if grading.dry_run:
         print_result(judge_cost(asks, options, evaluation).line)
         return {}
+    if not asks.speaks and evaluation.model is not None and evaluation.settings.shard.index:
+        print(f"{out}: shard 1/{evaluation.settings.shard.count} measures all of this.")
+        return {}
     judged_by = grading if asks.grader is not None else None
     models = asks.models(options)
     read = _configuration(asks, options, subject, evaluation, judged_by)
@@ -260,7 +263,7 @@ def _answered(
     answers = (
         make_answers(prompts, evaluation.settings, evaluation.out, asks.label, later)
         if asks.speaks
-        else without_answers(prompts, evaluation.settings, evaluation.out)
+        else without_answers(prompts, evaluation.settings)
     )
     if answers is None:
         return None
