@@ -18,11 +18,20 @@ from published_files import mmhal
 from veridical.cli import main
 from veridical.data.messages import user_message
 from veridical.data.prompts import Prompt
-from veridical.eval import hallusionbench, mt_bench, multimodal_rewardbench, vl_rewardbench
+from veridical.eval import (
+    hallusionbench,
+    llava_bench,
+    mmvet,
+    mt_bench,
+    multimodal_rewardbench,
+    vl_rewardbench,
+)
+from veridical.eval import mmhal as mmhal_module
 from veridical.eval.given_replies import given_replies
 from veridical.eval.grading import Asked, _question, filled, keeping_asker
 from veridical.eval.published import natural
-from veridical.judges.prompted import JudgeQuestion, JudgeReply, reply_of
+from veridical.judges.prompted import JudgeQuestion, JudgeReply, ask_until_read, reply_of
+from veridical.judges.prompts import UnreadableError
 from veridical.runtime.files import read_json, read_jsonl
 
 FAULTS: dict[int, list[tuple[int, str]]] = {
@@ -202,3 +211,33 @@ def test_the_replies_of_another_run_are_read(tmp_path: Path) -> None:
     assert [one.text for one in found.replies] == ["first", "second", "third"]
     assert [one.cut for one in found.replies] == [False, True, False]
     assert found.ids == ["q", "a/b"]
+
+
+def test_a_judge_that_said_nothing_gave_no_score_by_any_rule() -> None:
+    """The published rules score texts that can't be read; where nothing came there is none."""
+
+    def read(index: int, reply: JudgeReply) -> Any:
+        raise UnreadableError("no rating")
+
+    replies = [JudgeReply(problem="status 503"), JudgeReply(fault="no JSON"), reply_of("No idea.")]
+    question = JudgeQuestion(Prompt("0/0", [], [user_message("Rate.", 0)]))
+    outcomes = ask_until_read(lambda _: replies, [question] * 3, read, 1)
+    assert [outcome.failed for outcome in outcomes] == [True, True, False]
+    file = Path("x")
+    for judge_rows, options, field, unreadable in (
+        (mmhal_module.judge_rows, mmhal_module.MmhalOptions(file, rule="official"), "rating", 0),
+        (mmvet.judge_rows, mmvet.MmvetOptions(file, "official"), "mark", 0.0),
+        (
+            multimodal_rewardbench.judge_rows,
+            multimodal_rewardbench.MultimodalRewardbenchOptions(file, "official"), "right", 1.0,
+        ),
+        (
+            llava_bench.judge_rows, llava_bench.LlavaBenchOptions(file, file, file, "official"),
+            "orders", [{"second": True, "scores": [-1.0, -1.0]}],
+        ),
+    ):  # fmt: skip
+        for failed, expected in ((True, None), (False, unreadable)):
+            judged = [{"reply": "", "read": None, "problem": "p", "failed": failed}]
+            row = {"question_id": "0", "judged": judged, "expected": 0}
+            found = judge_rows(options, SimpleNamespace(), [row])[0][field]  # type: ignore
+            assert (found or None) == expected if failed else found == expected

@@ -137,7 +137,8 @@ class Graded:
     """Rows with what was replied about them.
 
     Attributes:
-        rows: each with `judged`, a list of {"reply", "read", "problem"}, one for each question.
+        rows: each with `judged`, a list of {"reply", "read", "problem"}, one for each question;
+            `failed` is true where the judge said nothing at all.
         about: entries of `scores.json`: who judged, by which words.
         results: entries of `run.json`: what it cost.
         lines: what is said of the judge.
@@ -244,8 +245,10 @@ def grade(
         places, outcomes, orders or [None] * len(places), strict=True
     ):
         reply, value = outcome.value or ("", None)
-        order = {} if first is None else {"first": first}
-        judged[n].append({"reply": reply, "read": value, "problem": outcome.problem, **order})
+        more = ({} if first is None else {"first": first}) | (
+            {"failed": True} if outcome.failed else {}
+        )
+        judged[n].append({"reply": reply, "read": value, "problem": outcome.problem, **more})
     repeats = repeats_of(grader.number, judged, [len(own) for own in once])
     marked = [
         {**row, "judged": own[: len(first)]}
@@ -377,6 +380,11 @@ def filled(words: str, values: Mapping[str, str]) -> str:
     """Words with values for the names in braces; braces in the values stay as they are."""
     names = "|".join(map(re.escape, values))
     return re.sub(rf"\{{({names})\}}", lambda found: values[found[1]], words)
+
+
+def has_failed(row: Row) -> bool:
+    """Whether the judge could not be asked about a row, so that no rule has a reply to score."""
+    return any(one.get("failed", False) for one in row["judged"])
 
 
 def values_of(row: Row) -> list[Any]:

@@ -13,7 +13,16 @@ from veridical.eval.answers import read_json_rows
 from veridical.eval.asks import Asks, GivenAnswers, Questions, Remarks, Row
 from veridical.eval.benchmark import Benchmark, Rows
 from veridical.eval.evaluation import USUAL, Asking, Evaluation, Subject
-from veridical.eval.grading import NOBODY, Asked, Grader, Grading, filled, judge_words, values_of
+from veridical.eval.grading import (
+    NOBODY,
+    Asked,
+    Grader,
+    Grading,
+    filled,
+    has_failed,
+    judge_words,
+    values_of,
+)
 from veridical.eval.hub_files import HubSet, content_name
 from veridical.eval.judge_agreement import with_judge_variance
 from veridical.eval.published import (
@@ -253,7 +262,7 @@ def judge_rows(
             for place, pair in enumerate(said)
             if pair is not None and pair != FAILED
         ]
-        if options.rule == "official":
+        if options.rule == "official" and not has_failed(row):
             orders = [{"second": True, "scores": said[0] or FAILED}]
         unread = sum(pair is None or pair == FAILED for pair in said)
         judged.append({**row, "rule": options.rule, "orders": orders, "asked": len(said),

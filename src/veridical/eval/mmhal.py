@@ -15,7 +15,16 @@ from veridical.eval.answers import raw_answer_rows, read_answer_rows
 from veridical.eval.asks import Asks, GivenAnswers, Remarks, Row
 from veridical.eval.benchmark import Benchmark, Rows
 from veridical.eval.evaluation import USUAL, Asking, Evaluation, Subject
-from veridical.eval.grading import NOBODY, Asked, Grader, Grading, filled, judge_words, values_of
+from veridical.eval.grading import (
+    NOBODY,
+    Asked,
+    Grader,
+    Grading,
+    filled,
+    has_failed,
+    judge_words,
+    values_of,
+)
 from veridical.eval.hub_files import HubSet
 from veridical.eval.published import (
     PublishedQuestion,
@@ -242,7 +251,7 @@ def judge_rows(
         else:
             rating = values_of(row)[0]
         unread = rating is None
-        if unread and options.rule == "official":
+        if unread and options.rule == "official" and not has_failed(row):
             rating = 0
         judged.append({**row, "rule": options.rule, "sees_image": options.judge_sees_image,
                        "rating": rating, "unread": unread})  # fmt: skip

@@ -14,7 +14,16 @@ from veridical.eval.answers import read_answer_rows
 from veridical.eval.asks import Asks, GivenAnswers, Row
 from veridical.eval.benchmark import Benchmark, Rows
 from veridical.eval.evaluation import USUAL, Asking, Evaluation, Subject
-from veridical.eval.grading import NOBODY, Asked, Grader, Grading, filled, judge_words, values_of
+from veridical.eval.grading import (
+    NOBODY,
+    Asked,
+    Grader,
+    Grading,
+    filled,
+    has_failed,
+    judge_words,
+    values_of,
+)
 from veridical.eval.hub_files import HubSet, by_id, content_name
 from veridical.eval.published import (
     PublishedQuestion,
@@ -153,7 +162,7 @@ def judge_rows(
     for row in rows:
         mark = values_of(row)[0]
         unread = mark is None
-        if unread and options.rule == "official":
+        if unread and options.rule == "official" and not has_failed(row):
             mark = 0.0
         judged.append({**row, "rule": options.rule, "mark": mark, "unread": unread})
     return judged

@@ -11,7 +11,15 @@ from pathlib import Path
 from veridical.eval.asks import Asks, Row
 from veridical.eval.benchmark import Benchmark, Rows
 from veridical.eval.evaluation import USUAL, Asking, Evaluation, Subject
-from veridical.eval.grading import NOBODY, Asked, Grader, Grading, judge_words, values_of
+from veridical.eval.grading import (
+    NOBODY,
+    Asked,
+    Grader,
+    Grading,
+    has_failed,
+    judge_words,
+    values_of,
+)
 from veridical.eval.judged_pairs import (
     FORMULAS,
     SHOWN,
@@ -144,7 +152,8 @@ def judge_rows(
             unread = said in (None, "neither")
             choice = int(coins.random() >= 0.5) if unread else said
             looks = [{"first": 0, "choice": None if unread else choice}]
-            own = {"looks": looks, "right": float(choice == row["expected"])}
+            right = None if has_failed(row) else float(choice == row["expected"])
+            own = {"looks": looks, "right": right}
         judged.append({**row, "rule": options.rule, **own})
     return judged
 

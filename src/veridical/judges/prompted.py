@@ -95,11 +95,20 @@ class Questioning:
 
 @dataclass(frozen=True)
 class ReplyOutcome(Generic[Read]):
-    """What came of a question: what was read, or a problem."""
+    """What came of a question: what was read, or a problem.
+
+    Attributes:
+        value: what was read; None with a problem.
+        cost: of all replies.
+        problem: "" if something was read.
+        failed: whether no text came at all, as of a server that is down; else the problem is that
+            the text cannot be read.
+    """
 
     value: Read | None
     cost: Cost
     problem: str
+    failed: bool = False
 
 
 def marking_judge(ask: Asker, asking: Questioning) -> Judge:
@@ -163,7 +172,7 @@ def ask_until_read(
         for index, reply in zip(pending, replies, strict=True):
             costs[index] += reply.cost
             if reply.problem:
-                done[index] = ReplyOutcome(None, costs[index], reply.problem)
+                done[index] = ReplyOutcome(None, costs[index], reply.problem, failed=True)
                 continue
             try:
                 if reply.fault:
@@ -174,7 +183,7 @@ def ask_until_read(
             except UnreadableError as error:
                 shown = " ".join(reply.text.split())[:SHOWN]
                 problem = f"{attempt + 1} replies could not be read; the last: {error} ({shown!r})"
-                done[index] = ReplyOutcome(None, costs[index], problem)
+                done[index] = ReplyOutcome(None, costs[index], problem, failed=bool(reply.fault))
                 unread.append(index)
         pending = unread
         if not pending:
