@@ -275,7 +275,8 @@ def test_a_judge_that_says_nothing_readable_gives_no_marks(
     words = ["build", "annotate", write_samples(tmp_path, 2), "--judge", "local:embedded",
              "--max-new-tokens", 4, "--attempts", 2, "--out", tmp_path / "out"]  # fmt: skip
     assert main([str(word) for word in words]) == 2
-    assert "Not one record of 2 could be marked" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "Not one record of 2 could be marked: " in told and "(every time); " in told
     assert [row["id"] for row in read_jsonl(tmp_path / "out" / "skipped.jsonl")] == [
         "row-0",
         "row-1",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from pathlib import Path
 from statistics import fmean
@@ -143,7 +144,8 @@ def test_a_minimum_and_other_aspects(rated: Path, tmp_path: Path, capsys: Any) -
     (skipped,) = read_jsonl(tmp_path / "m" / "skipped.jsonl")
     assert skipped["reason"] == "its best response has -0.0001, less than 0.5"
     assert run("build", "best", rated, "--out", tmp_path / "n", "--minimum", "2") == 2
-    assert "Not one response is kept" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert re.search(r"Not one response is kept: its best response has .*, less than 2 \(", told)
     assert run("build", "best", rated, "--out", tmp_path / "v", "--aspects", "[Complexity]") == 0
     (one, _) = read_records(tmp_path / "v" / "conversations.parquet", "conversation").rows
     assert text_of(one["messages"][-1]) == "A dog and a hat."

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from veridical.judges import spec as module
+from veridical.judges.kinds import SHAPES, check_kind
 from veridical.judges.named import JudgeRuntime, Judging, open_comparison
-from veridical.judges.spec import SHAPES, JudgeSpec, check_kind
+from veridical.judges.spec import JudgeSpec
 from veridical.models.load import load_policy
 from veridical.models.policy import Policy
 from veridical.runtime.errors import UserError

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from pathlib import Path
 from typing import cast
 
@@ -17,8 +18,9 @@ from veridical.data.messages import assistant_message, user_message
 from veridical.data.records import write_records
 from veridical.eval.label_free import LABEL_FREE
 from veridical.runtime.errors import UserError
-from veridical.runtime.files import read_json, write_json
-from veridical.study.align import align, describe, run_steps
+from veridical.runtime.files import read_json, read_jsonl, write_json
+from veridical.study import trying
+from veridical.study.align import Execution, align, describe, run_steps
 from veridical.study.alignment import Evaluating, Sources, make_plan
 from veridical.study.commands import check_steps
 from veridical.study.ledger import Ledger
@@ -63,6 +65,7 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     write_json(folder / "objects.json", {str(n): ["cup"] for n in range(4)})
     write_json(folder / "facts.json", {str(n): ["There is a cup."] for n in range(4)})
     (folder / "images").mkdir()
+    Image.new("RGB", (8, 8)).save(folder / "images" / "0.png")
     return {
         "conversation": folder / "conversation.jsonl",
         "preference": folder / "preference.parquet",
@@ -167,6 +170,9 @@ def test_judges_and_options_reach_their_steps(given: dict[str, Path]) -> None:
     set_ = plan_of("bdhs", given, "conversation", options=("train.beta=0.5", "pairs.cut=uniform"))
     assert set_.step("train").options["beta"] == 0.5
     assert set_.step("pairs").options["cut"] == "uniform"
+    half = plan_of("bdhs", given, "conversation", options=("all.dtype=bfloat16",))
+    those = {step.name for step in half.steps if step.options.get("dtype") == "bfloat16"}
+    assert those == {"pairs", "train", "held_out", "before", "after"}
 
 
 @pytest.mark.parametrize(
@@ -184,6 +190,12 @@ def test_judges_and_options_reach_their_steps(given: dict[str, Path]) -> None:
         ("rlaif", "conversation", {"judge": "exact"}, "--judge exact needs --objects"),
         ("bdhs", "conversation", {"options": ("beta=1",)}, "not of the form"),
         ("bdhs", "conversation", {"options": ("trian.beta=1",)}, "no step trian; there is split"),
+        ("bdhs", "conversation", {"options": ("all.bets=1",)}, "no step has that option; there is"),
+        ("bdhs", "conversation", {"options": "train.beta=1"}, "give a list of texts"),
+        ("bdhs", "conversation", {"options": ("train.out=/x",)}, "and no step writes there. Its"),
+        ("rlaif", "conversation", {"judge": "gpt-4"}, "none of exact, local:MODEL, endpoint:MODEL"),
+        ("steerlm", "conversation", {"judge": "local:"}, "--judge local: is none of"),
+        ("demo", "conversation", {}, "evaluates on scenes that it draws"),
         ("bhds", "conversation", {}, "no such recipe. There is: bdhs, benchmarks"),
     ],
 )
@@ -220,10 +232,78 @@ def test_a_recipe_of_the_users(tmp_path: Path, given: dict[str, Path]) -> None:
         path.write_text(yaml.safe_dump({**own, **change}))
         with pytest.raises(UserError, match=said):
             find_recipe(str(path))
-    own["steps"][0]["options"]["data"] = "{date}"
-    path.write_text(yaml.safe_dump(own))
-    with pytest.raises(UserError, match=r"there is no \{date\}; there is \{model\}"):
-        plan_of(str(path), given, "conversation")
+    for change, said in (
+        ({"steer": "best"}, "mine.yaml: --steer can't take 'best'"),
+        ({"result": "{oat}/train/model"}, r"there is no \{oat\}; there is \{model\}"),
+        (
+            {"result": "{out}/trian/model"},
+            "x/trian/model, and no step writes there. Its steps write",
+        ),
+        ({"steps": own["steps"][:1]}, "no step writes there. Its steps write runs/x/pairs"),
+    ):
+        path.write_text(yaml.safe_dump({**own, **change}))
+        with pytest.raises(UserError, match=said):
+            plan_of(str(path), given, "conversation", "some/model")
+    for value, said in (
+        ("{date}", r"there is no \{date\}; there is \{model\}"),
+        ("x={facts}", r"needs a value for \{facts\}, which was not given"),
+    ):
+        own["steps"][0]["options"]["data"] = value
+        path.write_text(yaml.safe_dump(own))
+        with pytest.raises(UserError, match=said):
+            plan_of(str(path), {**given, "facts": None}, "conversation")  # type: ignore[dict-item]
+
+
+def test_object_lists_are_read_before_anything_is_made(
+    tmp_path: Path, given: dict[str, Path]
+) -> None:
+    """Of the picture 0.png."""
+    lists = tmp_path / "objects.json"
+    for content, said in (
+        (["cup"], "must be a JSON object"),
+        ({"7": ["cup"]}, "its entries are named as 7, the images as 0. Name each entry"),
+        ({"0": ["zyx"]}, "does not know 1 listed object"),
+    ):
+        write_json(lists, content)
+        with pytest.raises(UserError, match=said):
+            plan_of("bdhs", {**given, "objects": lists}, "conversation", "some/model", labels=True)
+    with pytest.raises(UserError, match="is not a folder of images"):
+        plan_of("bdhs", {**given, "images": lists}, "conversation", "some/model", labels=True)
+    for evaluating, said in (
+        (Evaluating(objects=given["objects"]), "--objects needs --images, the pictures to"),
+        (Evaluating(vocabulary=lists), "--vocabulary needs --objects"),
+        (Evaluating(images=given["images"]), "--images needs --objects"),
+    ):
+        sources = Sources("some/model", given["conversation"], None, None, evaluating, 0)
+        with pytest.raises(UserError, match=said):
+            make_plan(find_recipe("bdhs"), sources, Path("runs/x"), [])
+
+
+def test_paths_may_be_texts_in_python(tmp_path: Path, given: dict[str, Path]) -> None:
+    plan_only = Execution(dry_run=True, measure=False)
+    out, data = str(tmp_path / "out"), str(given["conversation"])
+    align(out, "embedded", data, Path("bdhs"), execution=plan_only)  # type: ignore[arg-type]
+    assert (tmp_path / "out" / "plan.yaml").is_file()
+    several = Execution(launcher=["torchrun"])  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="give one text, such as 'torchrun"):
+        align(tmp_path / "b", "embedded", execution=several)
+
+
+def test_a_trial_names_what_a_step_lacks_that_was_never_begun(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    split = ["data", "split", str(tmp_path / "none.jsonl"), "--out", str(tmp_path / "a")]
+    calls = [
+        {"name": name, "words": split, "out": str(tmp_path / name), "needs": needs}
+        for name, needs in (("a", []), ("b", ["a"]), ("c", ["b"]))
+    ]
+    results = tmp_path / "results.jsonl"
+    write_json(tmp_path / "t.json", {"model": "", "calls": calls, "results": str(results)})
+    monkeypatch.setattr(sys, "argv", ["trying", str(tmp_path / "t.json")])
+    trying.main()
+    failed = [row["failed"] for row in read_jsonl(results)[1:]]
+    assert "none.jsonl does not exist" in failed[0]
+    assert failed[1:] == ["it needs a", "it needs b"]
 
 
 def test_a_changed_plan_is_not_overwritten(

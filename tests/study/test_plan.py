@@ -107,6 +107,21 @@ def test_a_plan_comes_back_from_its_file(tmp_path: Path) -> None:
             ],
             "a reads what b writes",
         ),
+        (
+            [
+                {"name": "a", "command": "x", "options": {"data": "p/f", "out": "o"}},
+                {"name": "b", "command": "x", "options": {"data": "o/f", "out": "p"}},
+            ],
+            "a and b read what the other writes, so neither can begin",
+        ),
+        (
+            [{"name": "a", "command": "x", "options": {"model": "o/model", "out": "o"}}],
+            "a reads from o, which it writes itself",
+        ),
+        (
+            [{"name": n, "command": "x", "options": {"out": o}} for n, o in ("ao", ("b", "o/p"))],
+            "b writes to o/p, inside what a writes",
+        ),
     ],
 )
 def test_a_plan_that_can_not_be_run_is_refused(
@@ -125,11 +140,15 @@ def test_a_plan_that_can_not_be_run_is_refused(
         (Step("s", "data split", {"data": "f", "out": "o", "hold": 1}), "no option --hold"),
         (Step("s", "data split", {"data": "f.jsonl", "out": "o", "held_out": 2}), "--held-out"),
         (Step("s", "data split", {"data": "none.jsonl", "out": "o"}), "none.jsonl does not exist"),
+        (
+            Step("s", "train sft", {"model": "r/t/model", "data": "p/q", "out": "o"}),
+            "--model r/t/model does not exist, and no step makes it",
+        ),
     ],
 )
 def test_a_step_is_checked_before_anything_runs(own: Step, said: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=said):
-        check_steps(Plan(tmp_path, (own,)), [own])
+        check_steps(Plan(tmp_path, (own, Step("p", "build rate", {"out": "p"}))), [own])
 
 
 def test_only_what_changed_and_what_reads_it_is_made_again(

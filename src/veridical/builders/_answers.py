@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from datasets import Dataset
 
-from veridical.builders._rows import Skipped, write_skipped
+from veridical.builders._rows import Skipped, usual_reason, write_skipped
 from veridical.data.images import row_images
 from veridical.data.messages import (
     Message,
@@ -114,17 +114,17 @@ def write_pairs(
     Raises:
         UserError: not one pair came out.
     """
-    left_out = (
+    left_out = [
         Skipped(answer.record, field, result["reason"])
         for answer, result in zip(answers, results, strict=True)
         if "reason" in result
-    )
+    ]
     skipped = write_skipped(out, records, left_out, "pair")
     kept = [pair for pair in zip(answers, results, strict=True) if "rejected" in pair[1]]
     if not kept:
         raise UserError(
-            f"Not one pair came out of {counted(len(answers), 'answers')}; "
-            f"{out / 'skipped.jsonl'} says why."
+            f"Not one pair came out of {counted(len(answers), 'answers')}"
+            f"{usual_reason(left_out, out)}"
         )
     write_records(_pairs(kept, records.rows), out / "pairs.parquet", "preference")
     return len(kept), skipped

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -139,7 +140,7 @@ def write_set(
         outcome: what was kept, and what was not.
         records: what was read, with the rows that could not be.
         what: what a skipped record did not give, for the line on the screen.
-        nothing: what is said if nothing was kept; that it did not come out if not given.
+        nothing: what is said if nothing was kept; that it did not come out, and why, if not given.
 
     Returns:
         How many rows `skipped.jsonl` has.
@@ -161,8 +162,18 @@ def require_any(outcome: SortedRecords[Any], out: Path, what: str, nothing: str 
     """
     if not outcome.kept:
         number = counted(len({one.id for one in outcome.skipped}), "records")
-        listed = f"{out / 'skipped.jsonl'} says why."
-        raise UserError(nothing or f"Not one {what} came out of {number}; {listed}")
+        plain = f"Not one {what} came out of {number}{usual_reason(outcome.skipped, out)}"
+        raise UserError(nothing or plain)
+
+
+def usual_reason(skipped: Sequence[Skipped], out: Path) -> str:
+    """The rest of a sentence: why most records gave nothing, and which file lists them all."""
+    listed = f"{out / 'skipped.jsonl'} says why."
+    if not skipped:
+        return f"; {listed}"
+    reason, count = Counter(one.reason for one in skipped).most_common(1)[0]
+    most = f"{count} of {len(skipped)} times" if count < len(skipped) else "every time"
+    return f": {reason.rstrip('.')} ({most}); {listed}"
 
 
 def write_skipped(out: Path, records: RecordSet, left_out: Iterable[Skipped], what: str) -> int:

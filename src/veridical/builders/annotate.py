@@ -23,7 +23,7 @@ from veridical.builders._marks import (
     stored_marks,
 )
 from veridical.builders._parts import Parts, finish
-from veridical.builders._rows import Sample, sort_out, write_set
+from veridical.builders._rows import Sample, sort_out, usual_reason, write_set
 from veridical.builders.options import Replies
 from veridical.data.reading import read
 from veridical.judges.criterion import Criterion, read_criterion
@@ -98,9 +98,8 @@ def build_annotate(
             for item, one in zip(items, marks, strict=True)
         )
         rows = (vars(_sample(one, judge, criterion)) for one in outcome.kept)
-        nothing = (
-            f"Not one record of {len(items)} could be marked; {out / 'skipped.jsonl'} says why."
-        )
+        why = usual_reason(outcome.skipped, out)
+        nothing = f"Not one record of {len(items)} could be marked{why}"
         path = out / "samples.parquet"
         skipped = write_set(path, "sample", rows, outcome, records, "marks", nothing)
         questions = len(items) * (2 if swap else 1)

@@ -17,7 +17,7 @@ from veridical.builders._rated import (
     rated_samples,
     require_aspects,
 )
-from veridical.builders._rows import Conversation, Skipped, sort_out, write_set
+from veridical.builders._rows import Conversation, Skipped, sort_out, usual_reason, write_set
 from veridical.data.reading import read
 from veridical.judges.attributes import EXACT
 from veridical.runtime.files import require_file
@@ -84,7 +84,7 @@ def build_best(
         outcome = sort_out(best_response(row, wanted, minimum) for row in rows)
         best, path = outcome.kept, out / "conversations.parquet"
         conversations = (vars(one.conversation(wanted)) for one in best)
-        nothing = f"Not one response is kept; {out / 'skipped.jsonl'} says why. Lower --minimum."
+        nothing = f"Not one response is kept{usual_reason(outcome.skipped, out)} Lower --minimum."
         skipped = write_set(
             path, "conversation", conversations, outcome, records, "response", nothing
         )

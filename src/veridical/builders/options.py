@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from veridical.judges.kinds import BY_OBJECTS
 from veridical.runtime.errors import UserError
 
 By = Literal["words", "logprob"]
@@ -85,8 +86,6 @@ class ObjectFiles:
         Raises:
             UserError: only one of the two is set.
         """
-        from veridical.judges.spec import BY_OBJECTS  # loads PyTorch, which no help page needs
-
         if (judge in BY_OBJECTS) != (self.objects is not None):
             named = judge if judge in BY_OBJECTS else "exact"
             raise UserError(f"--judge {named} and --objects go together: set both or neither.")

@@ -27,10 +27,11 @@ from veridical.data.reading import read
 from veridical.judges.chair import ChairWeights
 from veridical.judges.criterion import read_criterion
 from veridical.judges.judging import Judge, PairwiseJudge
+from veridical.judges.kinds import BY_OBJECTS
 from veridical.judges.local import logprob_looker
 from veridical.judges.named import by_chair, score_looker, truth
 from veridical.judges.prompted import Questioning, choosing_looker
-from veridical.judges.spec import BY_OBJECTS, JudgeSpec, Opened
+from veridical.judges.spec import JudgeSpec, Opened
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import require_file, write_jsonl
 from veridical.runtime.json_types import JsonObject

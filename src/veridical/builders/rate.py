@@ -18,8 +18,8 @@ from veridical.data.records import write_records
 from veridical.data.vocabulary import read_vocabulary
 from veridical.judges.exact import exact_judge
 from veridical.judges.judging import Judge
+from veridical.judges.kinds import check_kind
 from veridical.judges.reward import reward_judge
-from veridical.judges.spec import check_kind
 from veridical.models.reward_model import load_reward_model
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import require_file

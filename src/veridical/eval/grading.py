@@ -16,6 +16,7 @@ from veridical.eval.judge_repeats import number_in, repeats_of
 from veridical.eval.judge_spent import spent
 from veridical.eval.stored_answers import mend_last_line, stored_lines
 from veridical.judges.judging import Cost
+from veridical.judges.kinds import check_kind
 from veridical.judges.prompted import (
     Asker,
     JudgeQuestion,
@@ -167,7 +168,6 @@ def check_grading(grading: Grading, grader: Grader[Any] | None, options: object)
         )
     if grading.judge is not None:
         from veridical.judges.endpoint import endpoint_settings
-        from veridical.judges.spec import check_kind
 
         check_kind(grading.judge, KINDS)
         kind = grading.judge.partition(":")[0]

@@ -14,9 +14,10 @@ from veridical.judges.criterion import Criterion, Form, read_criterion
 from veridical.judges.endpoint import endpoint_settings
 from veridical.judges.exact import exact_judge
 from veridical.judges.judging import Case, Judge, PairwiseJudge, PairwiseVerdict, Verdict
+from veridical.judges.kinds import BY_OBJECTS, SHAPES, check_kind
 from veridical.judges.prompted import Asker, Questioning, choosing_looker, marking_judge
 from veridical.judges.reward import REWARD, reward_judge
-from veridical.judges.spec import BY_OBJECTS, SHAPES, JudgeSpec, check_kind, open_judge
+from veridical.judges.spec import JudgeSpec, open_judge
 from veridical.models.policy import Policy
 from veridical.models.reward_model import RewardModel, load_reward_model, require_head
 from veridical.runtime.errors import UserError

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from veridical.judges.endpoint import Endpoint, EndpointSettings, Wording
+from veridical.judges.kinds import check_kind
 from veridical.judges.local import local_asker
 from veridical.judges.prompted import Asker
 from veridical.models.load import load_policy
@@ -18,16 +19,6 @@ from veridical.runtime.options import DtypeName
 from veridical.sampling import Decoding
 
 SPENT = "spent.jsonl"
-SHAPES = {
-    "exact": "exact",
-    "chair": "chair",
-    "reward": "reward:FOLDER",
-    "local": "local:MODEL",
-    "endpoint": "endpoint:MODEL",
-}
-"""How `--judge` names each kind."""
-BY_OBJECTS = ("exact", "chair")
-"""Kinds that need object lists, and no model."""
 
 
 @dataclass(frozen=True)
@@ -109,17 +100,6 @@ class Opened:
     ask: Asker
     policy: Policy | None = None
     endpoint: Endpoint | None = None
-
-
-def check_kind(judge: str, kinds: Sequence[str]) -> None:
-    """Refuse a `--judge` that is none of some kinds, or lacks its model.
-
-    Raises:
-        UserError: lists those that there are.
-    """
-    kind, _, model = judge.partition(":")
-    if kind not in kinds or (kind in BY_OBJECTS) == bool(model):
-        raise UserError(f"--judge {judge} is none of {', '.join(SHAPES[one] for one in kinds)}.")
 
 
 def open_judge(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from veridical.runtime.descriptions import BenchmarkDescription, read_description
@@ -92,7 +92,8 @@ def align(
         judge: who says which answer is better, for recipes that ask: `exact` (by --objects),
             `local:MODEL` or `endpoint:MODEL`; `exact` if not set and there are object lists.
         facts: JSON {image_id: [true sentences]}, for recipes that use them.
-        options: options of single steps, such as train.learning_rate=1e-6 pairs.iterations=3.
+        options: options of single steps, such as train.learning_rate=1e-6 pairs.iterations=3, or of
+            every step that has it: all.dtype=bfloat16.
         evaluating: how the result is evaluated.
         execution: how the plan is run.
         seed: of every step that draws.
@@ -103,6 +104,11 @@ def align(
     Raises:
         UserError: what is missing or contradicts the recipe, or what a step refuses.
     """
+    out, data, facts, recipe = Path(out), _path(data), _path(facts), str(recipe)
+    evaluating = replace(
+        evaluating, images=_path(evaluating.images), objects=_path(evaluating.objects),
+        vocabulary=_path(evaluating.vocabulary),
+    )  # fmt: skip
     given = {
         "out": out, "model": model, "data": data, "recipe": recipe, "judge": judge, "facts": facts,
         "options": options, "evaluating": evaluating, "execution": execution, "seed": seed,
@@ -182,7 +188,16 @@ def run_steps(runner: Runner, steps: Sequence[Step]) -> None:
         raise UserError(f"{error}\nHere such options are set so: --options {shown}") from error
 
 
+def _path(given: Path | None) -> Path | None:
+    """A path of Python's callers, who may name it by a text."""
+    return None if given is None else Path(given)
+
+
 def _launcher(words: str | None) -> tuple[str, ...]:
+    if not isinstance(words, str | None):
+        raise UserError(
+            f"The launcher is {words!r}; give one text, such as 'torchrun --nproc-per-node 8'."
+        )
     try:
         return tuple(shlex.split(words or ""))
     except ValueError as error:

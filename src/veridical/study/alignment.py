@@ -7,17 +7,25 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import yaml
-
 from veridical.data.record_kinds import Kind
+from veridical.judges.kinds import check_kind
 from veridical.runtime.errors import UserError
 from veridical.runtime.json_types import JsonObject
-from veridical.study.plan import OptionValue, Plan, Step, check_plan, named
-from veridical.study.recipe import Defaults, Recipe, embedded_defaults
+from veridical.study.labels import check_labels
+from veridical.study.plan import OptionValue, Plan, Step, check_plan, lies_in
+from veridical.study.recipe import Defaults, Recipe, embedded_defaults, fill
+from veridical.study.step_options import with_options
 
 EMBEDDED = "embedded"
 TRAINING_SEED, TEST_SEED = 1_000, 11
 """Of drawn scenes: what is trained on changes with the seed, what is tested on does not."""
+JUDGES = {
+    "exact": ("exact",),
+    "chair": ("chair",),
+    "model": ("local", "endpoint"),
+    "any": ("exact", "local", "endpoint"),
+}
+"""What `--judge` may be, by what a recipe says of its judge."""
 NOT_SHOWN = (
     "without labels, on held-out rows: how much more likely true answers are than false ones, and "
     "what the image adds. It does not count what the model's own answers invent; for that give "
@@ -105,8 +113,7 @@ def make_plan(recipe: Recipe, sources: Sources, out: Path, options: Sequence[str
     values = _values(sources, material, data, judge, out)
     holds = [material.kind, "exact" if judge in ("exact", "chair") else "model"]
     steps += recipe.filled(values, holds, defaults)
-    result = str(values["out"]) if not recipe.result else recipe.result
-    result = result.format(**{name: str(value) for name, value in values.items()})
+    result = str(fill(recipe.result, values, recipe.name))
     if recipe.evaluate:
         checked = _check(sources, material, held_out, out) if without_labels else []
         steps += [with_defaults(step, defaults) for step in checked]
@@ -119,11 +126,28 @@ def make_plan(recipe: Recipe, sources: Sources, out: Path, options: Sequence[str
         steps += _ending(out)
     plan = Plan(
         Path.cwd(),
-        tuple(_with_options(steps, options)),
+        tuple(with_options(steps, options)),
         _about(recipe, sources, material, without_labels and recipe.evaluate, result),
     )
     check_plan(plan, f"recipe {recipe.name}")
+    _check_result(plan, recipe, result)
     return plan
+
+
+def _check_result(plan: Plan, recipe: Recipe, result: str) -> None:
+    """Refuse a recipe whose aligned model nobody makes, before anything else is made.
+
+    Raises:
+        UserError: lists what the recipe's steps write.
+    """
+    if any(lies_in(result, step.output) for step in plan.steps):
+        return
+    own = [row["name"] for row in recipe.steps]
+    written = [str(step.output) for step in plan.steps if step.name in own]
+    raise UserError(
+        f"Recipe {recipe.name}: result is {result}, and no step writes there. Its steps write "
+        f"{', '.join(written) or 'nothing'}."
+    )
 
 
 def _given(sources: Sources) -> _Material:
@@ -133,6 +157,10 @@ def _given(sources: Sources) -> _Material:
     test = sources.evaluating
     if test.images is not None and test.objects is None:
         raise UserError("--images needs --objects, the objects in each image, for POPE and CHAIR.")
+    if test.objects is None and test.vocabulary is not None:
+        raise UserError("--vocabulary needs --objects, whose names it is for.")
+    if test.objects is not None:
+        check_labels(test.objects, test.vocabulary, test.images)
     return _Material(sources.data, kind_of(sources.data), test.objects, sources.facts, test)
 
 
@@ -198,14 +226,21 @@ def _judge(recipe: Recipe, sources: Sources, material: _Material) -> str | None:
     Raises:
         UserError: the recipe needs somebody else, or object lists.
     """
-    given = sources.judge
+    given, test = sources.judge, material.test
     if recipe.judge == "none":
         if given is not None:
             raise UserError(f"Recipe {recipe.name} has no judge. Leave --judge out.")
+        if test.objects is not None and test.images is None:
+            raise UserError(
+                f"--objects needs --images, the pictures to evaluate on: recipe {recipe.name} "
+                "itself reads no object lists."
+            )
         return None
     by_objects = "chair" if recipe.judge == "chair" else "exact"
     if recipe.judge == "chair" and given not in (None, "chair"):
         raise UserError("Recipe chair-dpo judges by CHAIR. Leave --judge out, or take rlaif.")
+    if given is not None:
+        check_kind(given, JUDGES[recipe.judge])
     judge = given or (by_objects if material.objects is not None else None)
     if judge in ("exact", "chair") and material.objects is None:
         raise UserError(f"--judge {judge} needs --objects, with the objects in DATA's images.")
@@ -331,28 +366,3 @@ def _shown(recipe: Recipe, material: _Material, without_labels: bool) -> str:
     if not recipe.evaluate:
         return f"by the steps of recipe {recipe.name}"
     return NOT_SHOWN if without_labels else f"by POPE and CHAIR on {material.test.images}"
-
-
-def _with_options(steps: Sequence[Step], options: Sequence[str]) -> list[Step]:
-    """Steps with options such as "train.learning_rate=1e-6" put in.
-
-    Raises:
-        UserError: one of them is not of that form, or of no step.
-    """
-    changed = {step.name: dict(step.options) for step in steps}
-    for text in options:
-        place, equals, value = text.partition("=")
-        name, dot, option = place.strip().partition(".")
-        if not (equals and dot and option):
-            raise UserError(f"--options {text!r} is not of the form train.learning_rate=1e-6.")
-        if name not in changed:
-            raise UserError(
-                f"--options {text!r}: there is no step {name}; there is {named(steps)}."
-            )
-        try:
-            changed[name][option.replace("-", "_")] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise UserError(
-                f"--options {text!r}: the value is no YAML. Put it in quotes."
-            ) from error
-    return [replace(step, options=changed[step.name]) for step in steps]

@@ -14,7 +14,7 @@ from veridical.cli.signatures import Option
 from veridical.cli.stand_ins import without_libraries
 from veridical.cli.words import label
 from veridical.runtime.errors import UserError
-from veridical.study.plan import OUTPUTS, Plan, Step, lies_in, texts_of
+from veridical.study.plan import MODELS, OUTPUTS, Plan, Step, lies_in, texts_of
 
 OWN = ("align", "study plan", "study run", "study status", "study report")
 """Commands that are plans themselves."""
@@ -59,7 +59,26 @@ def _checked(plan: Plan, step: Step) -> frozenset[str]:
             if not any(lies_in(text, other.output) for other in plan.steps):
                 shown = label(name, command.positionals)
                 check_named_file(name, named_path(plan, text), shown)
+    _check_models(plan, step)
     return paths
+
+
+def _check_models(plan: Plan, step: Step) -> None:
+    """Refuse a model that can only be a folder, and that is not here and nobody makes.
+
+    Raises:
+        UserError: names the option and the folder.
+    """
+    for name, value in step.options.items():
+        for text in texts_of(value) if name in (*MODELS, "judge") else ():
+            elsewhere = text.startswith("endpoint:")  # a server knows its models' names
+            on_hub = len(Path(text).parts) <= 2 and not text.startswith(("/", ".", "~"))
+            made = any(lies_in(text, other.output) for other in plan.steps)
+            if not (elsewhere or on_hub or made or named_path(plan, text).exists()):
+                raise UserError(
+                    f"--{name.replace('_', '-')} {text} does not exist, and no step makes it. "
+                    "Check the path."
+                )
 
 
 def named_path(plan: Plan, text: str) -> Path:
@@ -91,6 +110,11 @@ def path_options(command: str) -> frozenset[str]:
             f"there is no command {command!r} for a plan. `veridical --help` lists all."
         )
     return frozenset(name for name, option in _options_of(command).items() if is_path(option))
+
+
+def has_option(command: str, name: str) -> bool:
+    """Whether a command has an option; one that is not there has none."""
+    return command in COMMANDS and name in _options_of(command)
 
 
 @functools.cache

@@ -16,12 +16,10 @@ from veridical.runtime.fingerprint import fingerprint
 from veridical.runtime.json_types import JsonObject
 from veridical.runtime.versions import own_version
 from veridical.study.commands import named_path
-from veridical.study.plan import OUTPUTS, OptionValue, Plan, Step, bare, lies_in
+from veridical.study.plan import MODELS, OUTPUTS, OptionValue, Plan, Step, bare, lies_in
 
 NO_EFFECT = (*OUTPUTS, "cache", "cache_gigabytes", "device", "report_to", "show_every", "resume")
 """Options that change no result."""
-MODELS = ("model", "reference_model")
-"""Options that name a model, which may be one of a hub."""
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,8 @@ OptionValue: TypeAlias = Any
 NAME = re.compile(r"[\w-][\w.=,-]*(/[\w-][\w.=,-]*)*")
 OUTPUTS = ("out", "folder")
 """The options that name what a command writes."""
+MODELS = ("model", "reference_model")
+"""Options that name a model, which may be one of a hub."""
 
 
 @dataclass(frozen=True)
@@ -205,7 +207,7 @@ def check_plan(plan: Plan, place: str) -> None:
     """Refuse a plan whose steps are in each other's way.
 
     Raises:
-        UserError: says which two.
+        UserError: says which.
     """
     names: set[str] = set()
     outputs: dict[Path, Step] = {}
@@ -217,12 +219,29 @@ def check_plan(plan: Plan, place: str) -> None:
                 f"{place}: {outputs[step.output].name} and {step.name} both write to "
                 f"{step.output}. Give each its own out."
             )
+        if step.command != "report" and step.reads(step):  # a page lies in what it is about
+            raise UserError(
+                f"{place}: {step.name} reads from {step.output}, which it writes itself. Name what "
+                "another step made."
+            )
         names.add(step.name)
         outputs[step.output] = step
+    for step in plan.steps:
+        for around in step.output.parents:
+            if around in outputs:
+                raise UserError(
+                    f"{place}: {step.name} writes to {step.output}, inside what "
+                    f"{outputs[around].name} writes. Give it an out beside that."
+                )
     numbers = {step.name: number for number, step in enumerate(plan.steps)}
     for step in plan.steps:
         for other in plan.needs(step):
             if numbers[other.name] > numbers[step.name]:
+                if step in plan.needs(other):
+                    raise UserError(
+                        f"{place}: {step.name} and {other.name} read what the other writes, so "
+                        "neither can begin. Let one of them read something else."
+                    )
                 raise UserError(
                     f"{place}: {step.name} reads what {other.name} writes, which comes after it. "
                     "Put it behind."

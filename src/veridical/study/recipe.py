@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from veridical.data.record_kinds import Kind
+from veridical.data.steering import parse_steer
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_text
 from veridical.runtime.yaml_text import read_yaml
@@ -66,14 +67,15 @@ class Recipe:
             holds: the conditions that hold; steps with another `when` are left out.
             defaults: options by command, which replace those of the recipe.
         """
-        rows = [row for row in self.steps if row.get("when") is None or row["when"] in holds]
         steps = []
-        for row in rows:
+        for number, row in enumerate(self.steps, start=1):
+            if row.get("when") not in (None, *holds):
+                continue
             own = {key: item for key, item in row.items() if key != "when"}
             options = {**row.get("options", {}), **defaults.get(row["command"], {})}
             filled = fill(options, values, self.name)
             own["options"] = {key: item for key, item in filled.items() if item is not None}
-            steps.append(step_of(own, f"recipe {self.name}"))
+            steps.append(step_of(own, f"recipe {self.name}, step {number}"))
         return steps
 
 
@@ -112,6 +114,11 @@ def read_recipe(path: Path) -> Recipe:
         raise UserError(
             f"{path}: result has to name the aligned model, such as {{out}}/train/model."
         )
+    steer = str(content.get("steer") or "")
+    try:
+        _ = parse_steer(steer) if steer else {}
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
     evaluate = content.get("evaluate", True)
     if not isinstance(evaluate, bool):
         raise UserError(f"{path}: evaluate has to be true or false.")
@@ -125,7 +132,7 @@ def read_recipe(path: Path) -> Recipe:
         _words(path, "needs", content.get("needs"), NEEDS),
         tuple(content["steps"]),
         result,
-        str(content.get("steer") or ""),
+        steer,
         _scenes(path, content.get("scenes") or {}),
         evaluate,
     )
@@ -171,7 +178,7 @@ def fill(value: OptionValue, values: Mapping[str, OptionValue], recipe: str) -> 
     """A value with those of placeholders in it; one that is a placeholder alone keeps its type.
 
     Raises:
-        UserError: there is no such placeholder.
+        UserError: there is no such placeholder, or it has no value and is part of a text.
     """
     if isinstance(value, Mapping):
         return {key: fill(item, values, recipe) for key, item in value.items()}
@@ -188,4 +195,9 @@ def fill(value: OptionValue, values: Mapping[str, OptionValue], recipe: str) -> 
     alone = PLACEHOLDER.fullmatch(value)
     if alone is not None:
         return values[alone[1]]
+    for name in PLACEHOLDER.findall(value):
+        if values[name] is None:
+            raise UserError(
+                f"Recipe {recipe}: {value!r} needs a value for {{{name}}}, which was not given."
+            )
     return PLACEHOLDER.sub(lambda found: str(values[found[1]]), value)

@@ -37,11 +37,12 @@ LIGHT_SECONDS = 5.0
 
 
 class TriedCall(TypedDict):
-    """A command to try: its step, its words, and the folder that it writes."""
+    """A command to try: its step, its words, the folder that it writes, and whose it reads."""
 
     name: str
     words: list[str]
     out: str
+    needs: list[str]
 
 
 @dataclass(frozen=True)
@@ -98,9 +99,12 @@ def foretell(plan: Plan, steps: Sequence[Step], workers: int) -> list[str]:
     lines = []
     for step in steps:
         value, tried = seconds[step.name], trial.steps.get(step.name)
-        why = f" ({tried.failed})" if tried is not None and tried.failed else ""
-        shown = f"not measured{why}" if value is None else f"about {in_words(value)}"
+        failed = tried is not None and tried.failed
+        unknown = f"could not be tried: {tried.failed}" if tried and failed else "not measured"
+        shown = unknown if value is None else f"about {in_words(value)}"
         lines.append(f"  {step.name:<{width}}  {step.command:<18} {shown}")
+    if any(tried.failed for tried in trial.steps.values()):
+        lines.append("What could not be tried on these rows may fail on all of them too.")
     total = schedule(plan, steps, known, workers)
     peak = " and ".join(f"{size / 1e9:.1f} GB of {name}" for name, size in trial.peak.items())
     more = "" if len(known) == len(steps) else " without those"
@@ -298,7 +302,8 @@ def tried_call(
     elif step.command == "eval":
         options["limit"] = FEW_IMAGES
     made = replace(step, options=options)
-    return {"name": step.name, "words": made.words(), "out": str(made.output)}
+    needs = [other.name for other in plan.needs(step)]
+    return {"name": step.name, "words": made.words(), "out": str(made.output), "needs": needs}
 
 
 def few_rows(path: Path, kind: Kind, folder: Path, count: int) -> Path:

@@ -9,7 +9,7 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,12 +40,23 @@ def main() -> None:
         load = time.monotonic() - loading
     with results.open("w", encoding="utf-8") as file:
         file.write(json.dumps({"start": start, "device": device()}) + "\n")
+        failed: set[str] = set()
         for call in spec["calls"]:
-            row = {**try_call(call, load), "peak": peaks(), "seconds": time.monotonic() - began}
+            missing = [name for name in call["needs"] if name in failed]
+            done = without(call, missing) if missing else try_call(call, load)
+            if done["failed"]:
+                failed.add(call["name"])
+            row = {**done, "peak": peaks(), "seconds": time.monotonic() - began}
             file.write(json.dumps(row) + "\n")
             file.flush()
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
+
+
+def without(call: TriedCall, missing: Sequence[str]) -> dict[str, object]:
+    """What is written of a command that can't be tried, as those failed whose files it reads."""
+    failed = f"it needs {', '.join(missing)}"
+    return {"name": call["name"], "fixed": 0.0, "work": 0.0, "failed": failed}
 
 
 def try_call(call: TriedCall, load: float) -> dict[str, object]:

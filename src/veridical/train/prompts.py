@@ -21,8 +21,8 @@ from veridical.data.record_types import Branch, CheckedRow
 from veridical.data.records import RecordSet, read_records
 from veridical.judges.exact import listed_objects
 from veridical.judges.judging import Case
+from veridical.judges.kinds import BY_OBJECTS
 from veridical.judges.named import Judging
-from veridical.judges.spec import BY_OBJECTS
 from veridical.models.policy import Policy
 from veridical.models.prompt_texts import render_prompt
 from veridical.models.rendering import Group, RefusedRowError, render_group

@@ -1,0 +1,58 @@
+"""Options of single steps, or of all, from texts such as `train.learning_rate=1e-6`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import yaml
+
+from veridical.runtime.errors import UserError
+from veridical.study.commands import has_option
+from veridical.study.plan import OptionValue, Step, named
+
+EVERY = "all"
+"""In place of a step's name: every step whose command has the option."""
+
+
+def with_options(steps: Sequence[Step], options: Sequence[str]) -> list[Step]:
+    """Steps with options put in.
+
+    Args:
+        steps: of a plan.
+        options: texts such as "train.learning_rate=1e-6" or "all.dtype=bfloat16"; later ones win.
+
+    Raises:
+        UserError: one of them is not of that form, or of no step.
+    """
+    if isinstance(options, str | Mapping):
+        raise UserError(
+            f"The options are {options!r}; give a list of texts, such as "
+            "['train.learning_rate=1e-6']."
+        )
+    changed = {step.name: dict(step.options) for step in steps}
+    for text in options:
+        name, option, value = _parts(text)
+        if name == EVERY and EVERY not in changed:
+            those = [step for step in steps if has_option(step.command, option)]
+        else:
+            those = [step for step in steps if step.name == name]
+        if not those:
+            known = f"there is {named(steps)}, and {EVERY} for every step that has the option"
+            lacks = "no step has that option" if name == EVERY else f"there is no step {name}"
+            raise UserError(f"--options {text!r}: {lacks}; {known}.")
+        for step in those:
+            changed[step.name][option] = value
+    return [replace(step, options=changed[step.name]) for step in steps]
+
+
+def _parts(text: str) -> tuple[str, str, OptionValue]:
+    """The step, the option and the value of a text."""
+    place, equals, value = text.partition("=")
+    name, dot, option = place.strip().partition(".")
+    if not (equals and dot and option):
+        raise UserError(f"--options {text!r} is not of the form train.learning_rate=1e-6.")
+    try:
+        return name, option.replace("-", "_"), yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise UserError(f"--options {text!r}: the value is no YAML. Put it in quotes.") from error
