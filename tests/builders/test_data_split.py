@@ -57,4 +57,4 @@ def test_one_image_for_all_is_refused(tmp_path: Path, capsys: pytest.CaptureFixt
     write_records(rows([[1], [1]]), tmp_path / "a.parquet", "conversation")
     words = ["data", "split", str(tmp_path / "a.parquet"), "--out", str(tmp_path / "out")]
     assert main(words) == 2
-    assert "share images" in capsys.readouterr().err
+    assert "2 rows with the same image, and no other" in capsys.readouterr().err

@@ -6,12 +6,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
+from veridical.cli.commands import COMMANDS
 from veridical.objectives.preference import pair_accuracy
 from veridical.report.curves import percent
-from veridical.report.figures import arm_label
+from veridical.report.figures import arm_label, canvas, embed_svg
 from veridical.report.folders import Part, in_order
 from veridical.report.pictures import find_image
+from veridical.report.steps import VERBS
 from veridical.report.wording import interval_text, show
 from veridical.runtime.run_record import RunFields
 
@@ -58,3 +61,27 @@ def test_pictures_are_found_from_another_folder(
     record: RunFields = {"configuration": {"images": "photos"}, "working_folder": str(there)}
     part = Part(elsewhere, elsewhere, "run", "eval", record)
     assert find_image("1.png", part) == there / "photos" / "1.png"
+
+
+def test_numbers_beside_a_plot_are_inside_it() -> None:
+    """0.6935 is longer than the margin that most numbers need."""
+    for values in ((0.6920, 0.6935), (-123456.5, -123450.5), (0, 1)):
+        with canvas(left=0.5, bottom=0.46, top=0.32) as (figure, axes):
+            axes.plot([0, 1], values)
+            embed_svg(figure)
+            drawn = FigureCanvasAgg(figure)
+            drawn.draw()
+            starts = [
+                label.get_window_extent(drawn.get_renderer()).x0 for label in axes.get_yticklabels()
+            ]
+        assert min(starts) >= 0, values
+
+
+def test_every_builder_says_what_it_made() -> None:
+    """Only those that make pairs say that pairs were built."""
+    pairs = {"bdhs", "rank", "pairs", "corrupt", "distort", "dropout", "join"}
+    made = [name for name in COMMANDS if name.startswith("build ")]
+    told = {name: next(VERBS[key] for key in VERBS if name.startswith(key)) for name in made}
+    assert {n.split()[1] for n, text in told.items() if text == VERBS["build"]} >= pairs
+    others = {"sample", "rate", "annotate", "best", "facts", "objects", "compose", "instruct"}
+    assert not others & {n.split()[1] for n, text in told.items() if text == VERBS["build"]}

@@ -66,8 +66,8 @@ def data_split(
         chosen = held_out_rows(groups, min(wanted, held_out_limit or wanted), records.ids, seed)
         if not any(chosen):
             raise UserError(
-                f"{data} can't be split: all of its {counted(len(groups), 'rows')} share images "
-                "with one another. Give rows with other images as well."
+                f"{data} can't be split: {counted(len(groups), 'rows')} with the same image, and "
+                "no other. Give rows with other images as well."
             )
         skipped = write_skipped(out, records, [], "row")
         counts = {}

@@ -15,7 +15,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, ScalarFormatter
 
 from veridical.report.curves import Rows, series
 from veridical.report.hacking import standardized
@@ -68,6 +68,8 @@ class Curve:
     color: str
 
 
+TICK, LETTER = 0.1, 0.08
+"""Inches of a tick with its pad, and of a digit, at the page's font size."""
 LONGEST_LABEL = 20
 """Of an arm beside its values, in letters."""
 
@@ -92,8 +94,20 @@ def canvas(
         yield figure, figure.add_axes(box)
 
 
+def make_room(figure: Figure) -> None:
+    """Move axes to the right as far as the longest number beside them needs."""
+    for axes in figure.axes:
+        numbers = axes.yaxis.get_major_formatter()
+        if isinstance(numbers, ScalarFormatter):  # names have their margin
+            longest = max(map(len, numbers.format_ticks(list(axes.get_yticks()))), default=0)
+            box = axes.get_position()
+            left = max(box.x0, (TICK + LETTER * longest) / figure.get_figwidth())
+            axes.set_position((left, box.y0, box.x1 - left, box.height))
+
+
 def embed_svg(figure: Figure) -> str:
     """The figure as a data URI; the same data give the same bytes."""
+    make_room(figure)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")

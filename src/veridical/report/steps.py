@@ -59,13 +59,23 @@ IDLE = {"max_steps": -1, "accumulation": 1}
 
 
 VERBS = {
+    "build sample": "Answers were sampled from the model",
+    "build rate": "Sampled answers were rated",
+    "build annotate": "Sampled answers were marked by a judge",
+    "build best": "The best of the sampled answers were kept",
+    "build facts": "Facts were added to the records",
+    "build objects": "Object lists were made",
+    "build compose": "A set was composed of others",
+    "build instruct": "Instructions were made",
     "build": "Preference pairs were built",
+    "data split": "Rows were held out",
     "train dpo": "The model was aligned by DPO",
     "train online": "The model was aligned on pairs that it made",
     "train ppo": "The model was aligned by reinforcement learning (PPO)",
     "train rloo": "The model was aligned by reinforcement learning (RLOO)",
     "train grpo": "The model was aligned by reinforcement learning (GRPO)",
     "train sft": "The model was fine-tuned (SFT)",
+    "train steerlm": "The model was fine-tuned on rated answers (SteerLM)",
     "train reward": "A reward model was trained",
     "eval compare": "Two evaluations were compared",
     "eval": "A model was evaluated",
