@@ -413,6 +413,10 @@ def test_a_comparison_in_a_line(tmp_path: Path) -> None:
     described = [LABEL_FREE.as_json()]
     write_json(tmp_path / "comparison.json", {"benchmarks": described, "differences": rows})
     plan = Plan(Path.cwd(), (Step("c", "eval compare", {"out": str(tmp_path)}),))
+    without = [{**row, "low": None, "high": None} for row in rows]
+    write_json(tmp_path / "comparison.json", {"benchmarks": described, "differences": without})
+    assert describe(plan)[0].endswith("after 0.62 (difference +0.12, no interval: too few images)")
+    write_json(tmp_path / "comparison.json", {"benchmarks": described, "differences": rows})
     lines = describe(plan)
     assert [line.partition(": ")[2] for line in lines] == [
         "before 0.50, after 0.62 (difference +0.12 [+0.00, +0.25])",

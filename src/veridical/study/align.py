@@ -296,10 +296,12 @@ def _difference(benchmark: BenchmarkDescription, row: DifferenceRow) -> str:
     def shown(value: float | None, plus: str = "") -> str:
         return "undefined" if value is None else f"{factor * value:{plus}.{digits}f}"
 
-    interval = f"[{shown(row.get('low'), '+')}, {shown(row.get('high'), '+')}]"
+    interval = f" [{shown(row.get('low'), '+')}, {shown(row.get('high'), '+')}]"
+    if row.get("low") is None and row["value"] is not None:
+        interval = ", no interval: too few images"
     return (
         f"{benchmark.title[:1].upper()}{benchmark.title[1:]}, {metric.label.lower()}: "
         f"{row['baseline']} {shown(row.get('baseline_value'))}{sign}, "
         f"{row['arm']} {shown(row.get('arm_value'))}{sign} "
-        f"(difference {shown(row['value'], '+')} {interval})"
+        f"(difference {shown(row['value'], '+')}{interval})"
     )
