@@ -273,6 +273,7 @@ def test_object_lists_are_read_before_anything_is_made(
         (Evaluating(objects=given["objects"]), "--objects needs --images, the pictures to"),
         (Evaluating(vocabulary=lists), "--vocabulary needs --objects"),
         (Evaluating(images=given["images"]), "--images needs --objects"),
+        (Evaluating(held_out=0.0), "--held-out is 0, and the label-free check needs rows"),
     ):
         sources = Sources("some/model", given["conversation"], None, None, evaluating, 0)
         with pytest.raises(UserError, match=said):

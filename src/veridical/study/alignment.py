@@ -286,6 +286,11 @@ def _values(
 
 def _split(sources: Sources, material: _Material, out: Path) -> Step:
     test = material.test
+    if not 0 < test.held_out < 1:
+        raise UserError(
+            f"--held-out is {test.held_out:g}, and the label-free check needs rows: give a share "
+            "above 0 and below 1, or --images and --objects."
+        )
     return Step(
         "split",
         "data split",
