@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from typing import get_args
 
@@ -13,7 +14,7 @@ from veridical.cli.signatures import documentation_of
 from veridical.models.heads import log_squares, token_logps
 from veridical.objectives.aot import AOT, UnpairedAOT
 from veridical.objectives.averaged import AveragedPreference, averaged_loss
-from veridical.objectives.base import PairLogps, PairLoss, implicit_rewards
+from veridical.objectives.base import Objective, PairLogps, PairLoss, implicit_rewards
 from veridical.objectives.bco import BCO
 from veridical.objectives.combined import Combined
 from veridical.objectives.ddpo import change_weights
@@ -316,6 +317,7 @@ def test_gradients_against_a_slow_reference(loss: PairLoss) -> None:
         assert float(tokens.grad[branch, 0]) == pytest.approx(slope, abs=1e-7)
 
 
+WITH_VIEWS = [loss for loss in losses_of(0.4) if loss.views]
 TERMS = "dpo:0.8,bco:0.2:beta=0.2:reward_shift=0.3,simpo:0.5,nll:0.7"
 
 
@@ -340,6 +342,32 @@ def test_terms_are_added_up_by_a_slow_reference() -> None:
     assert start.at_start == pytest.approx(expected, rel=1e-12)
     assert float(start(paired(*[tokens.sum(-1)[None]] * 2))) == pytest.approx(expected)
     assert start.slope_at_start == pytest.approx(0.8 * 0.4 + 0.2 * 0.4)
+
+
+def test_a_sum_of_losses_with_other_answers_is_their_sum() -> None:
+    """Also where one reads more answers beside the pair's own than the other."""
+    draw = torch.Generator().manual_seed(5)
+    policy, reference = (-torch.rand(3, 6, generator=draw, dtype=torch.float64) for _ in range(2))
+    logps, compared = paired(policy, reference), []
+    for one, other in itertools.combinations(WITH_VIEWS, 2):
+        objective = Preference(Combined(0.4, f"{one.name}:1,{other.name}:2"))
+        try:
+            objective.check()
+        except UserError:
+            continue  # neither reads what the other does
+        compared.append({one.name, other.name})
+        losses = [weight * part(_own(logps, part)).squeeze(-1) for weight, part in objective.parts]
+        assert torch.allclose(objective(_own(logps, objective)), losses[0] + losses[1]), compared
+    assert {"vdpo", "svco"} in compared
+
+
+def _own(logps: PairLogps, loss: Preference | Objective) -> PairLogps:
+    """With as many answers for comparison as the loss asks for."""
+    found = logps.contrast
+    assert found is not None
+    asked = 2 if loss.mismatched else len(loss.views)
+    columns = [one[:, :asked] for one in (found.policy, found.reference, found.token_counts)]
+    return dataclasses.replace(logps, contrast=PairLogps(*columns) if asked else None)
 
 
 def test_mpo_is_a_weighted_sum_of_three() -> None:

@@ -44,7 +44,7 @@ class VDPO(PairLoss):
         chosen, rejected, *reference = logps.branches
         guided = (
             guided_logps(chosen, other.policy[:, :1], self.guidance),
-            guided_logps(rejected[:, :1], other.policy[:, 1:], self.guidance),
+            guided_logps(rejected[:, :1], other.policy[:, 1:2], self.guidance),
         )
         loss = dpo_loss(*guided, reference[0], reference[1][:, :1], self.beta)
         if self.image_weight:
