@@ -615,6 +615,7 @@ def test_an_objective_describes_itself() -> None:
         "needs_reference": True,
     }  # fmt: skip
     assert "nll_weight" not in str(Preference().describe()["options"])
+    assert KTO().title == "Kahneman-Tversky optimization (KTO)"
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from veridical.objectives.likelihood import Likelihood
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_json, read_jsonl
 from veridical.train.dpo import train_dpo
-from veridical.train.loop.mismatched import before_with_another, with_answers_of
+from veridical.train.loop.mismatched import before_with_another, tell_balance, with_answers_of
 from veridical.train.options import Training
 
 WORDS = ["red cup", "blue dog", "green chair", "black cat", "orange bus", "purple car"]
@@ -63,14 +63,28 @@ def test_single_answers_are_learned_and_unlearned(
     assert train[0]["rewards_accuracy"] == 0.5 and train[0]["kl"] == pytest.approx(0, abs=1e-5)
     assert train[-1]["rewards_margin"] != 0 and held_out[0]["loss"] > 0
     assert len(read_json(out / "reference_logps.json")["logps"][0]) == 2
-    assert "good answers and" in capsys.readouterr().out
+    printed, results = capsys.readouterr().out, read_json(out / "run.json")["results"]
+    assert "good answers and" in printed and "check the column" not in printed
+    assert (results["rows"], results["held_out_rows"]) == (6, 2)
+    told = (out / "model" / "README.md").read_text()
+    assert "6 rows, 2 held-out rows of" in told and "the good answers of these rows" in told
 
 
 def test_pairs_are_a_good_and_a_bad_answer_each(saved: str, pairs: Path, tmp_path: Path) -> None:
     out, training = tmp_path / "run", replace(TRAINING, max_steps=1)
     train_dpo(saved, pairs, out, AveragedPreference(KTO()), training=training)
     (row,) = [one for one in read_jsonl(out / "log.jsonl") if one["split"] == "train"]
-    assert row["loss"] == pytest.approx(0.5, abs=1e-5)
+    assert row["loss"] == pytest.approx(0.5, abs=1e-5) and row["kl"] == pytest.approx(0, abs=1e-5)
+
+
+@pytest.mark.parametrize(("label", "missing"), [(True, "avoid"), (False, "prefer")])
+def test_answers_of_one_kind_are_told(
+    label: bool, missing: str, policy: Policy, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked, said = [user_message("What?", images=0)], [[assistant_message("A cup.")]]
+    group = replace(render_group(policy, "0", [], asked, said), label=label)
+    tell_balance([group, group], KTO())
+    assert f"nothing says what to {missing}: check the column" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

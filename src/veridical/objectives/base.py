@@ -129,7 +129,8 @@ class Described(ABC):
     def title(self) -> str:
         """Its full name: the first line of the docstring, as part of a sentence."""
         first = (type(self).__doc__ or self.name).strip().splitlines()[0].rstrip(".")
-        return first if first[1:2].isupper() else first[:1].lower() + first[1:]
+        is_name = any(map(str.isupper, first.split(maxsplit=1)[0][1:]))
+        return first if is_name else first[:1].lower() + first[1:]
 
     @property
     def at_start(self) -> float | None:

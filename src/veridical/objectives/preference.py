@@ -175,16 +175,21 @@ class Preference(Described):
         sizes = torch.maximum(read.policy.abs(), read.reference.abs())[:, :2].amax(-1).detach()
         beta = logps.scaled(lead.beta)
         rounding = (beta.squeeze(-1) if isinstance(beta, Tensor) else beta) * ROUNDING * sizes
-        return self._by_part(logps) | {
-            "rewards_chosen": rewards[:, 0],
-            "rewards_rejected": rewards[:, 1],
-            "rewards_margin": rewards[:, 0] - rewards[:, 1],
-            "rewards_accuracy": pair_accuracy(rewards[:, 0], rewards[:, 1], rounding),
-            "logps_chosen": logps.policy[:, 0],
-            "logps_rejected": logps.policy[:, 1],
-            "chosen_tokens": logps.token_counts[:, 0],
-            "rejected_tokens": logps.token_counts[:, 1],
-        }
+        moved = {"kl": estimated_kl(logps).expand_as(rewards[:, 0])} if self.mismatched else {}
+        return (
+            self._by_part(logps)
+            | moved
+            | {
+                "rewards_chosen": rewards[:, 0],
+                "rewards_rejected": rewards[:, 1],
+                "rewards_margin": rewards[:, 0] - rewards[:, 1],
+                "rewards_accuracy": pair_accuracy(rewards[:, 0], rewards[:, 1], rounding),
+                "logps_chosen": logps.policy[:, 0],
+                "logps_rejected": logps.policy[:, 1],
+                "chosen_tokens": logps.token_counts[:, 0],
+                "rejected_tokens": logps.token_counts[:, 1],
+            }
+        )
 
     def _by_part(self, logps: PairLogps) -> dict[str, Tensor]:
         """The loss of each part, before its weight, where there are several."""

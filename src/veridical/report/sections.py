@@ -154,7 +154,8 @@ def _training(part: Part, results: Results) -> ShownTraining:
     command = str(part.record.get("command", ""))
     algorithm = ALGORITHMS.get(command) or _algorithm_of(log)
     beta = objective_of(part.record).get("beta")
-    held_out = (part.record.get("results") or {}).get("held_out_pairs")
+    counts = part.record.get("results") or {}
+    held_out = counts.get("held_out_pairs", counts.get("held_out_rows"))
     held_out = held_out if isinstance(held_out, int) else None
     beta = beta if isinstance(beta, int | float) else None
     findings = diagnose(

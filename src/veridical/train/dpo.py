@@ -97,7 +97,8 @@ def train_dpo(
             proofs = check_pairs(policy, rows.train, task, objective, floor, out, held_to.few_logps)
         policy = with_features(policy, features, rows.few, sharing.allowed, floor, held_to.policy)
         trained = train_and_save(policy, model, task, training, rows, out)
-        finish_run(run, objective.loss.title, rows, sharing, proofs, trained)
+        noun: Literal["pairs", "rows"] = "rows" if kind == "unpaired" else "pairs"
+        finish_run(run, objective.loss.title, rows, sharing, proofs, trained, noun)
         print(f"The aligned model is in {out / trained.name}.")
 
 

@@ -158,6 +158,19 @@ def test_each_command_has_words_of_its_own(tmp_path: Path) -> None:
         assert ("chosen answers" in text) == (command in ("train dpo", "train reward"))
 
 
+def test_each_kind_of_preference_has_its_own() -> None:
+    """Answers without a pair were not preferred to any; S-VCO compares pictures, not answers."""
+    compared = {"name": "dpo", "needs_reference": True}
+    said = [
+        what_was_learned("train dpo", PLAIN | {"kind": kind}, compared | {"name": loss})
+        for kind, loss in (("preference", "dpo"), ("unpaired", "kto"), ("preference", "svco"))
+    ]
+    assert "the chosen answers of these rows to the rejected ones" in said[0]
+    assert "the good answers of these rows, and not to give the bad ones" in said[1]
+    assert "for the images that show it" in said[2]
+    assert all(one.endswith(", more than its reference does.") for one in said)
+
+
 def test_the_hub_can_read_the_metadata(tmp_path: Path) -> None:
     for saved in ("model", "adapter"):
         text = card(tmp_path, "train dpo", saved)

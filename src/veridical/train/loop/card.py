@@ -176,10 +176,8 @@ def what_was_learned(
         )
         return own + (mixed if pairs == "mixed" else " It was not trained on answers of the rows.")
     return {
-        "train dpo": (
-            "The model was trained to prefer the chosen answers of these rows to the rejected "
-            f"ones{', more than its reference does' if compares else ''}."
-        ),
+        "train dpo": _preferred(str((objective or {}).get("name")), configuration.get("kind"))
+        + (", more than its reference does." if compares else "."),
         "train sft": "The model was trained to give the answers of these rows.",
         "train steerlm": (
             "The model was trained to give the responses of these rows, good and bad ones, after "
@@ -190,6 +188,21 @@ def what_was_learned(
             "to give the chosen answers of these rows a higher number than the rejected answers."
         ),
     }.get(command, "")
+
+
+def _preferred(loss: str, kind: object) -> str:
+    """What `train dpo` made likelier, without the end of the sentence."""
+    if kind == "unpaired":
+        return (
+            "The model was trained to give the good answers of these rows, and not to give the bad "
+            "ones"
+        )
+    if loss == "svco":
+        return (
+            "The model was trained to give each answer of these rows, chosen or rejected, for the "
+            "images that show it, and not without them or for the other images"
+        )
+    return "The model was trained to prefer the chosen answers of these rows to the rejected ones"
 
 
 def _held(configuration: Mapping[str, object]) -> str:

@@ -113,4 +113,9 @@ def tell_balance(groups: Sequence[Group], loss: KTO) -> None:
             f" Good ones weigh {share:.2g} times as much as bad ones altogether; 1 to 1.33 is "
             f"usual: --desirable-weight {least:.3g} to {least * MOST_IN_BALANCE:.3g}."
         )
+    if not (good and bad):
+        told += (
+            f" All are {'good' if good else 'bad'} ones, so nothing says what to "
+            f"{'avoid' if good else 'prefer'}: check the column `label`."
+        )
     print(told)
