@@ -53,7 +53,8 @@ class PairLogps:
         labels: of rows without a pair, which then are all in the first column: whether the answer
             is a good one. Shape: (rows, 1), boolean.
         policy_weights: how likely the policy is to say each answer, near 1 where it is its own, for
-            losses that ask for it by `needs_squares`. Shape as `policy`.
+            losses that ask for it by `needs_squares`; None where rows are only evaluated. Shape as
+            `policy`.
         mean_log_ratio: of the answers of all steps before this one, for losses that ask for it by
             `follows_rewards`; 0 before the first step.
     """

@@ -30,11 +30,13 @@ class WPO(DPO):
         return DPO(self.beta, self.label_smoothing)
 
     def __call__(self, logps: PairLogps) -> Tensor:
-        """The loss against each rejected answer. Shape: (pairs, rejected)."""
+        """The loss against each rejected answer; held-out rows have no weights, and DPO's loss.
+
+        Shape: (pairs, rejected).
+        """
         weights = logps.policy_weights
-        assert weights is not None  # asked for by `needs_squares`
         loss: Tensor = super().__call__(logps)
-        return weights[:, :1] * weights[:, 1:] * loss
+        return loss if weights is None else weights[:, :1] * weights[:, 1:] * loss
 
 
 def policy_weights(logps: Tensor, log_squares: Tensor, token_counts: Tensor) -> Tensor:

@@ -75,6 +75,7 @@ def train_dpo(
         start = load_start_beside_reference(model, training, run)
         read = read_preferences(start, data, kind, objective, training)
         rows = training_set(start, read, training, out)
+        following.tell_idle(training.steps(len(rows.train)))
         if kind == "unpaired" and isinstance(objective.loss, KTO):
             tell_balance(rows.train.groups, objective.loss)
         held_to = choose_reference(

@@ -142,6 +142,15 @@ def test_what_a_following_reference_cannot_do(given: dict[str, Any], message: st
         train_dpo("nothing", Path("nothing"), Path("nothing"), **options)
 
 
+def test_a_reference_that_never_moves_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    """After the last step there is no step left for which it would be another."""
+    Following(3).tell_idle(4)
+    Following().tell_idle(1)
+    assert capsys.readouterr().out == ""
+    Following(4).tell_idle(4)
+    assert "--reference-every 4 has no effect in a run of 4 steps" in capsys.readouterr().out
+
+
 def test_a_choice_by_losses_of_different_references_is_told(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

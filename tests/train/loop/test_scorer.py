@@ -9,9 +9,14 @@ import torch
 from torch import nn
 
 from veridical.models.batching import collate
+from veridical.models.logprobs import logps_of
 from veridical.models.policy import Policy, frozen_copy
 from veridical.models.rendering import Group
 from veridical.models.tuning import Tuning, prepare_training
+from veridical.objectives.dpo import DPO
+from veridical.objectives.preference import Preference
+from veridical.objectives.wpo import WPO
+from veridical.train.loop.outcomes import preference_outcome
 from veridical.train.loop.scorer import Scorer
 
 
@@ -52,6 +57,22 @@ def test_images_are_encoded_once_for_policy_and_reference(
     scorer(batches[0], reference=True)
     assert torch.equal(scorer(batches[1])[0], alone[1])  # not the other batch's
     assert torch.equal(scorer(batches[1])[0], alone[1])
+
+
+def test_held_out_rows_are_not_weighed(policy: Policy, groups: list[Group]) -> None:
+    """WPO's weights fall where the policy says neither answer: that is no better checkpoint."""
+    scorer, batch = Scorer(policy, squares=True), collate(policy, groups, True)
+    reference = torch.zeros_like(scorer(batch).sums)
+    found = []
+    for learns in (True, False):
+        with torch.set_grad_enabled(learns):
+            scores = scorer(batch)
+            logps = logps_of(batch, scores.sums, scores.counts, scores.squares)
+            found += [
+                float(preference_outcome(Preference(loss))(logps, reference).loss_sum.detach())
+                for loss in (WPO(), DPO())
+            ]
+    assert found[0] < 0.9 * found[1] and found[2] == pytest.approx(found[1]) == found[3]
 
 
 @pytest.mark.parametrize("why", ["projector", "vision", "another reference", "noise"])

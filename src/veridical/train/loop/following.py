@@ -79,6 +79,22 @@ class Following:
                 "Start the processes without them, or leave --reference-every out."
             )
 
+    def tell_idle(self, steps: int) -> None:
+        """Say where the reference would stay as it is in every step.
+
+        That is no error: the run may be extended, or only tried.
+
+        Args:
+            steps: optimizer steps of the whole run.
+        """
+        if self.reference_every is None or self.reference_every < steps:
+            return
+        print(
+            f"--reference-every {self.reference_every} has no effect in a run of "
+            f"{counted(steps, 'steps')}: the reference would move after the last one at the "
+            "earliest. Set it lower, or take more steps."
+        )
+
     def tell_selection(self, training: Training) -> None:
         """Say where checkpoints would be chosen by figures that can't be compared.
 

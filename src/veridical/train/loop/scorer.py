@@ -68,7 +68,7 @@ class Scorer(nn.Module):
                 adapters off.
             head: of a reward model, which is trained too: then scores are rewards.
             model_dropout: train with the model's own dropout.
-            squares: say of the policy how sure it is at each token, too.
+            squares: say of the policy how sure it is at each token, too, where it learns.
         """
         super().__init__()
         self.policy_model = policy.model
@@ -102,7 +102,9 @@ class Scorer(nn.Module):
             known = seen[1] if seen is not None and seen[0] is batch else None
             plain = self._needs_no_graph and known is None
             with without_graph(self.policy_model, plain), given_features(self.policy_model, known):
-                return self._score(self.policy_model, batch, blank, self.squares)
+                # Not of held-out rows: their loss would fall where the policy no longer says any.
+                squares = self.squares and torch.is_grad_enabled()
+                return self._score(self.policy_model, batch, blank, squares)
         model = self.policy_model if self.frozen_model is None else self.frozen_model
         with torch.no_grad(), watched_features(model) as found:
             if self.frozen_model is None:
