@@ -366,8 +366,11 @@ def _own(logps: PairLogps, loss: Preference | Objective) -> PairLogps:
     found = logps.contrast
     assert found is not None
     asked = 2 if loss.mismatched else len(loss.views)
-    columns = [one[:, :asked] for one in (found.policy, found.reference, found.token_counts)]
-    return dataclasses.replace(logps, contrast=PairLogps(*columns) if asked else None)
+    policy, reference, counts = (
+        one[:, :asked] for one in (found.policy, found.reference, found.token_counts)
+    )
+    own = PairLogps(policy, reference, counts) if asked else None
+    return dataclasses.replace(logps, contrast=own)
 
 
 def test_mpo_is_a_weighted_sum_of_three() -> None:
