@@ -23,7 +23,8 @@ from typing import Any
 from veridical.study.executing import Ended, Job, Note
 from veridical.study.keys import Keys
 from veridical.study.plan import Plan, Step
-from veridical.study.running import Executing, Runner
+from veridical.study.running import Runner
+from veridical.study.step_jobs import Executing
 
 SECONDS = {"data": 7200.0, "train": 14400.0, "online": 43200.0, "eval": 1800.0}
 """What a step of each kind takes on the average; a step's own differs by up to a half."""

@@ -6,15 +6,18 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from veridical.study import step_jobs
 from veridical.study.executing import Executor
 from veridical.study.keys import Keys
 from veridical.study.plan import Plan, Step
-from veridical.study.running import Executing, Runner
+from veridical.study.running import Runner
+from veridical.study.slurm import Slurm
+from veridical.study.step_jobs import Executing
 
 # Says what it was given, waits for a file or kills itself where its options say so, and finishes.
 # A shard ends before there is a result.
 COMMAND = """
-import json, os, pathlib, signal, sys, time
+import json, os, pathlib, signal, subprocess, sys, time
 words = sys.argv[1:]
 given = dict(zip(words, words[1:]))
 out = pathlib.Path(given["--out"])
@@ -30,7 +33,13 @@ if "--shard" in given or "--template.stops" in given:
 lock = pathlib.Path(given.get("--template.dies-once", "/nonexistent"))
 if lock.is_file():
     lock.unlink()
-    os.kill(os.getpid(), signal.SIGKILL)
+    how = given.get("--template.killed-by", "itself")
+    if how == "scancel":
+        job = os.environ["SLURM_ARRAY_JOB_ID"] + "_" + os.environ["SLURM_ARRAY_TASK_ID"]
+        subprocess.run(["scancel", job], check=True)
+    else:
+        os.kill(os.getppid() if how == "its worker" else os.getpid(), signal.SIGKILL)
+    time.sleep(600)
 while "--template.waits-for" in given and not (out.parent / given["--template.waits-for"]).exists():
     time.sleep(0.02)
 record = {"command": "stub", "status": "finished", "files": ["value"]}
@@ -45,7 +54,7 @@ def step(name: str, out: Path, reads: Sequence[Path] = (), **options: object) ->
     return Step(name, "build compose", {**sets, "out": str(out / name), **options})
 
 
-def call(self: Runner, own: Step, words: Sequence[str]) -> list[str]:
+def call(how: Executing, own: Step, words: Sequence[str], alone: bool) -> list[str]:
     """In place of a step's process: one that takes no time."""
     return [sys.executable, "-c", COMMAND, *words]
 
@@ -78,7 +87,8 @@ def two_steps(out: Path) -> Plan:
 
 
 if __name__ == "__main__":
-    setattr(Runner, "_call", call)  # noqa: B010
+    setattr(step_jobs, "call_of", call)  # noqa: B010
     place = Path(sys.argv[1])
     plan = two_steps(place)
-    runner(plan, place).run(plan.steps)
+    slurm = Slurm(place / "jobs", 2, {}) if "slurm" in sys.argv[2:] else None
+    runner(plan, place, executor=slurm).run(plan.steps)

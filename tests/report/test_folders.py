@@ -42,6 +42,23 @@ def test_a_folder_below_runs_has_its_own_name(tmp_path: Path, file: str) -> None
     assert [part.name for part in found] == ["pairs", "train"]
 
 
+def test_without_a_comparison_the_arm_that_was_trained_from_is_the_baseline(tmp_path: Path) -> None:
+    """A chain: `first` is trained from the model and `second` from `first`; both are evaluated."""
+    models = {"untrained": "base-model"}
+    for arm, start in (("first", "base-model"), ("second", str(tmp_path / "train/first/model"))):
+        folder = tmp_path / "train" / arm
+        (folder / "model").mkdir(parents=True)
+        (folder / "log.jsonl").touch()
+        write_json(folder / "run.json", {"configuration": {"model": start}, "status": "finished"})
+        models[arm] = str(folder / "model")
+    for arm in ("first", "second", "untrained"):
+        scored(tmp_path / "eval" / arm / "chair", CHAIR)
+        record = {"configuration": {"model": models[arm]}, "status": "finished"}
+        write_json(tmp_path / "eval" / arm / "chair" / "run.json", record)
+    found = collect_results(find_parts([tmp_path]))
+    assert (found.arms[0], found.baseline) == ("first", "untrained")
+
+
 def test_arms_of_two_experiments_are_not_one(tmp_path: Path) -> None:
     for experiment in ("one", "other"):
         scored(tmp_path / experiment / "bdhs" / "chair", CHAIR)

@@ -366,6 +366,8 @@ def test_an_arm_that_is_not_there_is_refused(demo: Path) -> None:
         write_report([demo], arms=Arms(about="bdhs", control="bdhs"))
     with pytest.raises(UserError, match="--labels sft: each is ARM=TEXT"):
         write_report([demo], arms=Arms(labels=["sft"]))
+    with pytest.raises(UserError, match="--labels sfd: these runs have no such arm"):
+        write_report([demo], arms=Arms(labels=["sfd=fine-tuned"]))
 
 
 def test_the_control_of_an_arm_is_of_the_same_run() -> None:

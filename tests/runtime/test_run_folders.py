@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,7 +26,7 @@ from veridical.runtime import runs
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_json, read_jsonl, write_json, write_jsonl
 from veridical.runtime.run_folders import claim_folder, remove_run, remove_written
-from veridical.runtime.run_record import this_process
+from veridical.runtime.run_record import is_finished, read_record, this_process
 from veridical.runtime.runs import Run, start_run
 from veridical.scoring.object_scores import CHAIR
 from veridical.world.dataset import write_scenes
@@ -332,6 +333,29 @@ def test_another_process_that_is_writing_is_left_alone(tmp_path: Path) -> None:
         start_run(tmp_path / "run", "eval chair", {"model": "b"}, any_process=True)
     finally:
         sleeper.kill()
+
+
+def test_a_note_undoes_nothing_that_another_shard_finishes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One finishes between the other's look at the record and its note: it waits for the note."""
+    first, second = (
+        start_run(tmp_path / "run", "eval chair", {"model": "a"}, any_process=True)
+        for _ in range(2)
+    )
+    finishing = threading.Thread(target=first.finish)
+    look = is_finished
+
+    def slow(folder: Path) -> bool:
+        found = look(folder)
+        finishing.start()
+        finishing.join(0.5)
+        return found
+
+    monkeypatch.setattr(runs, "is_finished", slow)
+    second.note(later=1)
+    finishing.join()
+    assert read_record(tmp_path / "run").status == "finished"
 
 
 def test_of_two_commands_at_once_one_gets_the_folder(

@@ -19,11 +19,12 @@ from veridical.data.records import write_records
 from veridical.eval.label_free import LABEL_FREE
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_json, read_jsonl, write_json
-from veridical.study import trying
+from veridical.study import step_jobs, trying
 from veridical.study.align import Execution, align, describe, run_steps
 from veridical.study.alignment import Evaluating, Sources, make_plan
 from veridical.study.commands import check_steps
 from veridical.study.ledger import Ledger
+from veridical.study.ordering import foretell_order
 from veridical.study.plan import Plan, Step, read_plan, write_plan
 from veridical.study.recipe import FOLDER, find_recipe, recipe_names
 from veridical.study.rehearsal import (
@@ -33,7 +34,6 @@ from veridical.study.rehearsal import (
     forecast,
     in_words,
     rows_of,
-    schedule,
     steps_of,
 )
 from veridical.study.running import Runner
@@ -335,7 +335,7 @@ def test_a_step_that_another_machine_began_is_started_again_if_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """As where a container is killed, and the next one has another host's name."""
-    monkeypatch.setattr(Runner, "_call", stub_steps.call)
+    monkeypatch.setattr(step_jobs, "call_of", stub_steps.call)
     read = tmp_path / "rows.jsonl"
     read.touch()
     plan = Plan(tmp_path, (stub_steps.step("a", tmp_path / "steps", [read]),))
@@ -380,8 +380,8 @@ def test_a_forecast_by_hand() -> None:
         "x": None,
     }
     known = {"p": 10.0, "t": 20.0, "e": 15.0, "f": 5.0, "c": 1.0}
-    assert schedule(plan, steps[:5], known, 1) == 51
-    assert schedule(plan, steps[:5], known, 2) == 10 + 20 + 5 + 1
+    assert foretell_order(plan, steps[:5], known, 1)[1] == 51
+    assert foretell_order(plan, steps[:5], known, 2)[1] == 10 + 20 + 5 + 1
     assert [in_words(s) for s in (0.2, 40, 600, 9000)] == ["1 s", "40 s", "10 min", "2.5 h"]
 
 

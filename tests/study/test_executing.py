@@ -1,4 +1,4 @@
-"""Executors: a killed step, a killed driver, and the same bytes from submitit."""
+"""Executors: a killed step, a killed driver, and the same bytes from Ray."""
 
 from __future__ import annotations
 
@@ -21,19 +21,21 @@ from stub_steps import calls, runner, step
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_json, write_json
 from veridical.runtime.run_record import process_entry
-from veridical.study.cluster import Cluster, Slurm, Work, _ended, make_executor
+from veridical.study import step_jobs
+from veridical.study.cluster import Cluster, make_executor
 from veridical.study.executing import Ended, Here, Job, Note, last_line
 from veridical.study.keys import Keys
 from veridical.study.ledger import Ledger, StepState, read_ledger
 from veridical.study.plan import Plan, Step
-from veridical.study.running import Executing, Runner
+from veridical.study.running import Runner
+from veridical.study.step_jobs import Executing
 
-REAL_CALL = Runner._call
+REAL_CALL = step_jobs.call_of
 
 
 @pytest.fixture(autouse=True)
 def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Runner, "_call", stub_steps.call)
+    monkeypatch.setattr(step_jobs, "call_of", stub_steps.call)
 
 
 def test_a_step_whose_process_is_killed_is_started_again(tmp_path: Path) -> None:
@@ -196,7 +198,7 @@ def test_shards_that_leave_no_result_are_followed_by_one_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As where the shard was killed that had claimed the result: the others leave it to that."""
-    monkeypatch.setattr("veridical.study.running.makes_shards", lambda _: True)
+    monkeypatch.setattr("veridical.study.step_jobs.makes_shards", lambda _: True)
     plan = Plan(tmp_path, (step("a", tmp_path),))
     runner(plan, tmp_path, shards=2).run(plan.steps)
     words = (tmp_path / "a.calls").read_text().splitlines()
@@ -209,18 +211,48 @@ def test_processes_of_a_launcher_that_leave_no_result_are_followed_by_one(
 ) -> None:
     """What a launcher starts takes shards too, and leaves the result to whoever claimed it."""
 
-    def call(self: Runner, own: Step, words: Sequence[str]) -> list[str]:
-        started = stub_steps.call(self, own, words)
-        alone = REAL_CALL(self, own, words)[0] == sys.executable
-        return started if alone else [*started, "--shard", "of a launcher"]
+    def call(how: Executing, own: Step, words: Sequence[str], alone: bool) -> list[str]:
+        started = stub_steps.call(how, own, words, alone)
+        by_python = REAL_CALL(how, own, words, alone)[0] == sys.executable
+        return started if by_python else [*started, "--shard", "of a launcher"]
 
-    monkeypatch.setattr(Runner, "_call", call)
+    monkeypatch.setattr(step_jobs, "call_of", call)
     plan = Plan(tmp_path, (step("a", tmp_path),))
     keys = Keys(plan, {"a": frozenset({"sets"})})
     Runner(plan, keys, Executing(tmp_path, launcher=("torchrun",))).run(plan.steps)
     words = (tmp_path / "a.calls").read_text().splitlines()
     assert ["--shard" in line for line in words] == [True, False]
     assert read_ledger(tmp_path)["a"]["status"] == "finished"
+
+
+@pytest.mark.parametrize("changed", [False, True])
+def test_a_training_goes_on_only_from_its_own_checkpoint(tmp_path: Path, changed: bool) -> None:
+    """The folder of a step that changed makes way first, its checkpoint with it."""
+    plan = Plan(tmp_path, (Step("a", "train dpo", {"out": str(tmp_path / "a"), "seed": 1}),))
+    own = runner(plan, tmp_path)
+    key = "another" if changed else own.key(plan.steps[0])
+    own._ledger.note("a", {"key": key, "status": "failed", "command": "c", "made_folder": True})
+    checkpoint = tmp_path / "a" / "checkpoints" / "checkpoint-1" / "manifest.json"
+    checkpoint.parent.mkdir(parents=True)
+    checkpoint.touch()
+    record = {
+        "command": "train dpo",
+        "status": "failed",
+        "files": ["checkpoints/checkpoint-1/manifest.json"],
+    }
+    write_json(tmp_path / "a" / "run.json", record)
+    own.run(plan.steps)
+    (words,) = (tmp_path / "a.calls").read_text().splitlines()
+    assert ("--resume" in words) is not changed
+
+
+def test_a_command_that_was_asked_to_end_is_lost_and_not_failed() -> None:
+    """143 is its exit status after a SIGTERM, as from scancel."""
+    job = Job("a", 0, (), Path(), {}, Path("log"))
+    assert [Ended(job, status, 0.0).lost for status in (0, 2, 143, -9, None)] == [
+        False, False, True, True, True,
+    ]  # fmt: skip
+    assert Ended(job, 143, 0.0).signal == signal.SIGTERM
 
 
 def test_a_step_that_goes_on_stays_one_of_the_code_that_began_it(tmp_path: Path) -> None:
@@ -428,57 +460,6 @@ def test_more_shards_than_gpus_are_refused(tmp_path: Path) -> None:
     assert make_executor(cluster, 1, tmp_path, shards=2)
     with pytest.raises(UserError, match=r"needs 6 GPUs, and this machine offers 5. Set --shards 2"):
         make_executor(cluster, 1, tmp_path, shards=3)
-
-
-def test_submitit_gives_the_same_bytes(tmp_path: Path) -> None:
-    pytest.importorskip("submitit")
-    made = {}
-    for name in ("here", "slurm"):
-        out = tmp_path / name
-        out.mkdir()
-        a, bad = step("a", out, seed=3), step("bad", out, template={"fail": 1})
-        plan = Plan(out, (a, bad, step("b", out, [out / "a"])))
-        executor = Slurm(out / "jobs", 2, {}, cluster="debug") if name == "slurm" else None
-        with pytest.raises(UserError, match=r"bad failed: it can't"):
-            runner(plan, out, 2, executor).run(plan.steps)
-        made[name] = {p.name: p.read_bytes() for p in sorted(out.glob("[ab]/*"))}
-        states = read_json(out / "steps.json")
-        assert {n: s["status"] for n, s in states.items()} == {
-            "a": "finished", "b": "finished", "bad": "failed",
-        }  # fmt: skip
-    assert made["here"] == made["slurm"]
-    assert len(made["here"]) == 2
-
-
-def test_slurm_says_why_a_job_was_lost(tmp_path: Path) -> None:
-    utils = pytest.importorskip("submitit.core.utils")
-
-    class Handle:
-        job_id, state = "7_0", "OUT_OF_MEMORY"
-
-        def result(self) -> int:
-            raise utils.UncompletedJobError("Job 7_0 has not produced any output")
-
-    class Loses(Here):
-        def wait(self) -> list[Ended]:
-            return [_ended(one.job, Handle(), one.seconds) for one in super().wait()]
-
-    plan = Plan(tmp_path, (step("a", tmp_path, template={"fail": 1}),))
-    with pytest.raises(UserError, match=r"job 7_0 ended as OUT_OF_MEMORY: .*--slurm.mem_gb"):
-        runner(plan, tmp_path, executor=Loses(), retries=1).run(plan.steps)
-    assert calls(tmp_path, "a") == 2
-
-
-def test_slurms_job_that_nobody_noted_does_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("veridical.study.cluster.TOLD", -1.0)
-    job = Job("a", 0, ("touch", str(tmp_path / "began")), tmp_path, {}, tmp_path / "log")
-    assert Work(tmp_path / "noted")(job) is None
-    assert not (tmp_path / "began").exists()
-    (tmp_path / "noted").touch()
-    assert Work(tmp_path / "noted")(job) == 0
-    assert (tmp_path / "began").exists()
 
 
 @pytest.mark.slow

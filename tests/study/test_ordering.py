@@ -7,7 +7,7 @@ from pathlib import Path
 from stub_steps import step
 
 from veridical.study.ledger import StepState
-from veridical.study.ordering import Queue
+from veridical.study.ordering import Queue, foretell_order
 from veridical.study.plan import Plan, Step
 from veridical.study.rates import known_rates
 
@@ -30,6 +30,21 @@ def test_the_longest_chain_comes_first(tmp_path: Path) -> None:
     queue.done(first)
     assert queue.take().name == "alone"  # 2.5 against 1 + 1
     assert [queue.take().name, bool(queue)] == ["second", False]
+
+
+def test_a_plan_is_foretold_in_the_order_in_which_it_runs(tmp_path: Path) -> None:
+    """Alone 2 s, the chain 1 + 1 + 1: on one worker the chain's start comes first, then `alone`."""
+    plan = chain_plan(tmp_path)
+    seconds = {step.name: 2.0 if step.name == "alone" else 1.0 for step in plan.steps}
+    order, total = foretell_order(plan, plan.steps, seconds, 1)
+    assert ([step.name for step in order][:2], total) == (["first", "alone"], 5.0)
+    order, total = foretell_order(plan, plan.steps, seconds, 2)
+    assert ([step.name for step in order][:2], total) == (["first", "alone"], 3.0)
+    queue = Queue(plan, plan.steps, {})
+    queue.weigh(lambda one: seconds[one.name])
+    assert queue.take() is order[0]
+    last = plan.steps[-1]
+    assert foretell_order(plan, [last], seconds, 1) == ([last], seconds[last.name])
 
 
 def test_a_step_that_is_started_again_comes_before_all(tmp_path: Path) -> None:

@@ -232,7 +232,7 @@ def test_builds_are_shared_out_where_their_command_can(
 ) -> None:
     from veridical.study.keys import Keys
     from veridical.study.plan import Plan, Step
-    from veridical.study.running import Executing
+    from veridical.study.step_jobs import Executing, shards_of
 
     build = Step("pairs", "build bdhs", {"model": "embedded", "data": "x", "out": "o"})
     rated = Step("rated", "build rate", {"samples": "x", "out": "p"})
@@ -241,10 +241,10 @@ def test_builds_are_shared_out_where_their_command_can(
     runner = Runner(
         plan, Keys(plan, {"pairs": (), "rated": (), "best": ()}), Executing(place, shards=3)
     )
-    assert [job.call[-2:] for job in runner._jobs(build, runner._shards(build))] == [
+    assert [job.call[-2:] for job in runner._jobs(build, shards_of(runner.how, build))] == [
         ("--shard", "1/3"), ("--shard", "2/3"), ("--shard", "3/3"),
     ]  # fmt: skip
-    assert (runner._shards(rated), runner._shards(best)) == (3, 1)
+    assert (shards_of(runner.how, rated), shards_of(runner.how, best)) == (3, 1)
 
 
 def test_a_study_that_another_machine_may_run_is_left_alone(

@@ -21,7 +21,6 @@ from veridical.runtime.run_record import unfinished
 ChangeVerdict = Literal["better", "worse", "changed", "unclear"]
 LARGEST_P = 0.05
 COMPARED = ("baseline", "candidate")
-BASELINES = ("base", "baseline", "before")
 
 
 @dataclass(frozen=True)
@@ -104,16 +103,18 @@ class Arms:
             UserError: says which.
         """
         known = {arm.split("/")[-1] for arm in arms}
-        for option, arm in (("about", self.about), ("control", self.control)):
+        if wrong := next((text for text in self.labels or () if "=" not in text), None):
+            raise UserError(f"--labels {wrong}: each is ARM=TEXT, such as sft=fine-tuned.")
+        labeled = [("labels", text.split("=", 1)[0]) for text in self.labels or ()]
+        for option, arm in (("about", self.about), ("control", self.control), *labeled):
             if arm is not None and arm not in known:
                 shown = ", ".join(sorted(known)) or "none"
                 raise UserError(f"--{option} {arm}: these runs have no such arm; there is {shown}.")
-            if arm is not None and all(one == baseline for one in arms if _is_called(one, arm)):
+            only = option != "labels" and arm is not None
+            if only and all(one == baseline for one in arms if _is_called(one, arm)):
                 raise UserError(f"--{option} {arm}: the others are compared with it; name another.")
         if self.about is not None and self.about == self.control:
             raise UserError(f"--about and --control are both {self.about}. Name two arms.")
-        if wrong := next((text for text in self.labels or () if "=" not in text), None):
-            raise UserError(f"--labels {wrong}: each is ARM=TEXT, such as sft=fine-tuned.")
 
 
 @dataclass
@@ -121,6 +122,15 @@ class Results:
     """Values and differences by (arm, metric); several entries where there are several seeds.
 
     A metric is named after its benchmark, as "benchmark/metric".
+
+    Attributes:
+        benchmarks: by name.
+        arms: in the order they were found.
+        metrics: of all benchmarks.
+        values: of arms.
+        changes: of arms from their baselines.
+        named: what arms are.
+        start: the arm of the model that the page's trainings started from; "" where none is.
     """
 
     benchmarks: dict[str, BenchmarkDescription] = field(default_factory=dict)
@@ -129,6 +139,7 @@ class Results:
     values: dict[tuple[str, str], list[ArmValue]] = field(default_factory=dict)
     changes: dict[tuple[str, str], list[Change]] = field(default_factory=dict)
     named: Arms = Arms()
+    start: str = ""
 
     def add(self, arm: str, metric: str, score: Mapping[str, Any], seed: int | None = None) -> None:
         """Add one metric of one arm, with a score as `scores.json` has it."""
@@ -176,11 +187,11 @@ class Results:
 
     @property
     def baseline(self) -> str | None:
-        """The arm that is not compared with any other; where nothing is compared, the first."""
+        """The arm that is not compared with any other; else the start's, or the first."""
         named = [change.baseline for changes in self.changes.values() for change in changes]
         compared = {arm for arm, _ in self.changes}
         first = [arm for arm in named if arm in self.arms and arm not in compared]
-        known = [arm for arm in BASELINES if arm in self.arms]
+        known = [self.start] if self.start in self.arms else []
         return next(iter([*first, *known, *self.arms]), None)
 
     @property
@@ -232,7 +243,7 @@ def _is_called(arm: str, name: str | None) -> bool:
 
 def collect_results(parts: Sequence[Part], arms: Arms = Arms()) -> Results:
     """Arms and differences from the summaries, from comparisons, and else from the scores."""
-    results = Results(named=arms)
+    results = Results(named=arms, start=_start_of(parts))
     summaries = [part for part in parts if part.kind == "summary"]
     for part in summaries:
         summary = SUMMARY.read(part.folder)
@@ -260,6 +271,31 @@ def collect_results(parts: Sequence[Part], arms: Arms = Arms()) -> Results:
             _add_comparison(results, content["differences"])
     results.sort_metrics()
     return results
+
+
+def _start_of(parts: Sequence[Part]) -> str:
+    """The arm of the model that the parts' trainings started from; "" where none is evaluated."""
+    trained = [part for part in parts if part.kind == "train"]
+    started = {_model(part) for part in trained} - {None}
+    made = [part.folder.resolve() for part in trained]
+    evaluated = [(part.name, _model(part) or "") for part in parts if part.kind == "eval"]
+    return next(
+        (
+            name
+            for name, model in evaluated
+            if model in started and not any(Path(model).is_relative_to(own) for own in made)
+        ),
+        "",
+    )
+
+
+def _model(part: Part) -> str | None:
+    """The model of a part's run, by its whole path where it is a folder."""
+    model = part.record.get("configuration", {}).get("model")
+    if model is None:
+        return None
+    place = Path(part.record.get("working_folder", "")) / str(model)
+    return str(place.resolve()) if place.exists() else str(model)
 
 
 def _add_descriptions(results: Results, entries: Sequence[Mapping[str, Any]]) -> None:

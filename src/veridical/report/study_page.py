@@ -2,158 +2,29 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
 
-from matplotlib.ticker import MaxNLocator
-
-from veridical.report.curves import Rows, series
-from veridical.report.figures import (
-    BLUE,
-    GRAY,
-    GREEN,
-    VERMILION,
-    Plot,
-    arm_label,
-    canvas,
-    embed_svg,
-)
-from veridical.report.hacking import movement
 from veridical.report.page import KICKER
+from veridical.report.study_plots import (
+    cost_plot,
+    forest,
+    interval_value,
+    learning_curves,
+    reward_and_truth,
+)
+from veridical.report.study_results import Conclusion, Effect, ShownArm, StudyPage
 from veridical.report.wording import count_of, duration, interval_text, probability, show
 from veridical.runtime.descriptions import MetricDescription
 from veridical.runtime.json_types import JsonObject
 from veridical.runtime.pages import refuse_other_file, write_page
 from veridical.runtime.versions import own_version
 
-Conclusion = Literal["better", "worse", "changed", "small", "open", "none"]
 CONCLUSIONS: Mapping[Conclusion, str] = {
     "better": "better", "worse": "worse", "changed": "changed", "small": "no such effect",
     "open": "not decided", "none": "no interval",
 }  # fmt: skip
 TAGS: Mapping[Conclusion, str] = {"small": "passed", "open": "unclear", "none": "unclear"}
-CURVES = (
-    ("rewards_margin", "Margin (chosen \N{MINUS SIGN} rejected)"),
-    ("reward", "Reward"),
-    ("loss", "Loss"),
-)
-MOST_CURVES = 8
-STYLES = (("-", BLUE), ("-", VERMILION), ("-", GREEN), ("-", GRAY),
-          ("--", BLUE), ("--", VERMILION), ("--", GREEN), ("--", GRAY))  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Effect:
-    """An arm minus another in one metric, over seeds and images.
-
-    Attributes:
-        arm: which.
-        baseline: what it is compared with.
-        metric: how it is shown.
-        value: the difference; None where it is undefined.
-        low: end of the 95 % interval.
-        high: its other end.
-        p: of no difference.
-        p_holm: corrected for all arms.
-        arm_value: the arm's own mean over seeds.
-        baseline_value: the other's.
-        seeds: that both have finished.
-        images: that both are scored on.
-        detectable: the difference that these seeds and images show with the stated power.
-        conclusion: what may be said.
-        note: why there is no interval.
-        evaluation: the step that scored both.
-        benchmark: the benchmark's name.
-    """
-
-    arm: str
-    baseline: str
-    metric: MetricDescription
-    value: float | None
-    low: float | None
-    high: float | None
-    p: float | None
-    p_holm: float | None
-    arm_value: float | None
-    baseline_value: float | None
-    seeds: int
-    images: int
-    detectable: float | None
-    conclusion: Conclusion
-    note: str = ""
-    evaluation: str = ""
-    benchmark: str = ""
-
-
-@dataclass(frozen=True)
-class ShownArm:
-    """One arm.
-
-    Attributes:
-        name: as in the study's file.
-        differs: its levels that are not the base arm's, in words.
-        setting: that tuning chose, in words; "" where there was none.
-        values: the primary metric's, by seed; None for a seed that is not finished.
-        seconds: that its steps took, the mean over seeds; None where it is known of none.
-        log: of its training with the first seed; empty where it has none.
-    """
-
-    name: str
-    differs: str
-    setting: str
-    values: Mapping[int, float | None]
-    seconds: float | None
-    log: Rows
-
-
-@dataclass(frozen=True)
-class StudyPage:
-    """Everything that the page shows.
-
-    Attributes:
-        name: the study's.
-        question: that it answers.
-        base: the base arm's name.
-        arms: all, the base arm first.
-        primary: how the primary metric is shown.
-        benchmark: what the primary metric is of, as people write it.
-        difference: that the study aims to detect.
-        power: the probability of detecting it.
-        effects: in the primary metric, of all arms.
-        others: in the other metrics.
-        from_start: headline metrics against the model that all arms start from.
-        interactions: of a grid's factors, in the primary metric.
-        scores: of every evaluation and arm: the step, the metric, and each arm's mean over seeds.
-        tried: lines of the tuning table: arm, setting, value, chosen.
-        failures: steps that failed, with their reasons.
-        unfinished: how many steps are not finished.
-        outdated: how many of these are, but with other options or inputs than the study has now.
-        steps: how many there are.
-        folder: the study's.
-    """
-
-    name: str
-    question: str
-    base: str
-    arms: Sequence[ShownArm]
-    primary: MetricDescription
-    benchmark: str
-    difference: float
-    power: float
-    effects: Sequence[Effect]
-    others: Sequence[Effect]
-    from_start: Sequence[Effect]
-    interactions: Sequence[Effect]
-    scores: Sequence[tuple[str, MetricDescription, Mapping[str, float]]]
-    tried: Sequence[tuple[str, str, float | None, bool]]
-    failures: Sequence[tuple[str, str]]
-    unfinished: int
-    outdated: int
-    steps: int
-    folder: Path
 
 
 def write_study_page(page: StudyPage, out: Path) -> None:
@@ -277,15 +148,6 @@ def _effect(effect: Effect) -> JsonObject:
     }
 
 
-def interval_value(effect: Effect) -> str:
-    """A difference with its sign, in the metric's unit."""
-    if effect.value is None:
-        return "undefined"
-    factor = 100 if effect.metric.unit == "percent" else 1
-    digits = 1 if effect.metric.unit in ("percent", "words") else 3
-    return f"{factor * effect.value:+.{digits}f}".replace("-", "\N{MINUS SIGN}")
-
-
 def power_lines(page: StudyPage) -> list[str]:
     """What the numbers of seeds and images can show, and what they cannot."""
     known = [e for e in page.effects if e.detectable is not None]
@@ -315,140 +177,3 @@ def power_lines(page: StudyPage) -> list[str]:
         "has to pass: 0.05 divided by the number of comparisons."
     )
     return lines
-
-
-def forest(effects: Sequence[Effect], difference: float) -> Plot | None:
-    """The primary metric's differences with their intervals, an arm a line."""
-    drawn = [effect for effect in effects if effect.value is not None]
-    if not drawn:
-        return None
-    metric = drawn[0].metric
-    scale = 100.0 if metric.unit == "percent" else 1.0
-    words = []
-    left = 0.25 + 0.075 * max(len(arm_label(effect.arm)) for effect in drawn)
-    with canvas(left, bottom=0.46, top=0.05, height=0.7 + 0.3 * len(drawn)) as (figure, axes):
-        axes.axvspan(-difference * scale, difference * scale, color="#eef1f3", linewidth=0)
-        axes.axvline(0.0, color="#9aa3ad", linewidth=1)
-        for place, effect in enumerate(drawn):
-            assert effect.value is not None
-            color = {"better": BLUE, "worse": VERMILION}.get(effect.conclusion, GRAY)
-            if effect.low is not None and effect.high is not None:
-                ends = [effect.low * scale, effect.high * scale]
-                axes.plot(ends, [place, place], color=color, linewidth=2.2, solid_capstyle="butt")
-            axes.plot([effect.value * scale], [place], marker="o", markersize=6.5, color=color)
-            range_ = interval_text(effect.low, effect.high, metric.unit, signed=True)
-            words.append(f"{effect.arm} {interval_value(effect)} ({range_})")
-        axes.set_yticks(range(len(drawn)), [arm_label(effect.arm) for effect in drawn])
-        axes.set_ylim(len(drawn) - 0.4, -0.6)
-        axes.grid(axis="y", visible=False)
-        axes.tick_params(axis="y", length=0)
-        axes.spines["left"].set_visible(False)
-        axes.set_xlabel("points" if metric.unit == "percent" else "")
-        axes.xaxis.set_major_locator(MaxNLocator(nbins=5))
-        title = f"{metric.label}: difference from {drawn[0].baseline}"
-        return Plot(title, embed_svg(figure), f"{title}: {'; '.join(words)}.")
-
-
-def cost_plot(arms: Sequence[ShownArm], effects: Sequence[Effect]) -> Plot | None:
-    """Each arm's effect over what it took."""
-    seconds = {arm.name: arm.seconds for arm in arms}
-    points = [
-        (taken / 60, effect)
-        for effect in effects
-        if effect.value is not None and (taken := seconds.get(effect.arm)) is not None
-    ]
-    if not points:
-        return None
-    metric = points[0][1].metric
-    scale = 100.0 if metric.unit == "percent" else 1.0
-    with canvas(left=0.55, bottom=0.46, top=0.1, height=2.7) as (figure, axes):
-        axes.axhline(0.0, color="#9aa3ad", linewidth=1)
-        for minutes, effect in points:
-            assert effect.value is not None
-            color = {"better": BLUE, "worse": VERMILION}.get(effect.conclusion, GRAY)
-            axes.plot([minutes], [effect.value * scale], marker="o", markersize=6, color=color)
-            axes.annotate(
-                arm_label(effect.arm), (minutes, effect.value * scale), xytext=(4, 4),
-                textcoords="offset points", fontsize=7, color=GRAY,
-            )  # fmt: skip
-        axes.set_xlabel("minutes of all steps that one run of the arm needs")
-        axes.margins(x=0.25, y=0.2)
-        title = f"{metric.label}: difference from {points[0][1].baseline}, and what it took"
-        words = [f"{e.arm} {interval_value(e)} in {minutes:.1f} minutes" for minutes, e in points]
-        return Plot(title, embed_svg(figure), f"{title}: {'; '.join(words)}.")
-
-
-def learning_curves(arms: Sequence[ShownArm]) -> list[Plot]:
-    """A plot for each figure that trainings logged, an arm a curve; of the first seed."""
-    return [
-        plot for name, title in CURVES if (plot := _learning_curve(arms, name, title)) is not None
-    ]
-
-
-def _learning_curve(arms: Sequence[ShownArm], name: str, title: str) -> Plot | None:
-    logged = {
-        arm.name: points
-        for arm in arms
-        if (points := series([r for r in arm.log if r.get("split", "train") == "train"], name))
-    }
-    if not logged:
-        return None
-    with canvas(left=0.5, bottom=0.46, top=0.62, height=2.9) as (figure, axes):
-        shown = itertools.islice(logged.items(), MOST_CURVES)
-        for (arm, points), (line, color) in zip(shown, STYLES, strict=False):
-            steps, values = zip(*points, strict=True)
-            axes.plot(steps, values, line, color=color, linewidth=1.4, label=arm_label(arm))
-        axes.set_xlabel("step")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
-        figure.legend(loc="upper left", ncols=3, handlelength=1.6, columnspacing=1.0, fontsize=7.5)
-        left_out = len(logged) - MOST_CURVES
-        title += f" ({left_out} more arms are not drawn)" if left_out > 0 else ""
-        ends = [f"{arm} ends at {points[-1][1]:.3g}" for arm, points in logged.items()]
-        return Plot(title, embed_svg(figure), f"{title}: {'; '.join(ends)}.")
-
-
-def reward_and_truth(arms: Sequence[ShownArm]) -> list[dict[str, str]]:
-    """Of arms that learn from rewards: what is rewarded, what is true and how long answers are."""
-    found = []
-    for arm in arms:
-        rows = [row for row in arm.log if row.get("split", "train") == "train"]
-        reward, truth = (movement(rows, name) for name in ("judge_score", "exact_score"))
-        length = movement(rows, "response_tokens")
-        if reward is not None and (truth is not None or length is not None):
-            found.append(
-                {"arm": arm.name, "reward": _moved(reward, 2),
-                 "truth": "" if truth is None else _moved(truth, 3),
-                 "length": "" if length is None else _moved(length, 1)}
-            )  # fmt: skip
-    return found
-
-
-def _moved(moved: Sequence[float], digits: int) -> str:
-    start, end, errors = moved
-    return f"{start:.{digits}f} to {end:.{digits}f} ({errors:+.1f} SE)"
-
-
-def as_json(page: StudyPage) -> JsonObject:
-    """The figures of the page, for `study.json`."""
-    effects = {
-        name: [{**asdict(one), "metric": one.metric.name} for one in rows]
-        for name, rows in (
-            ("effects", page.effects), ("others", page.others),
-            ("from_start", page.from_start), ("interactions", page.interactions),
-        )
-    }  # fmt: skip
-    arms = [
-        {"name": arm.name, "differs": arm.differs, "setting": arm.setting,
-         "values": {str(seed): value for seed, value in arm.values.items()},
-         "seconds": arm.seconds}
-        for arm in page.arms
-    ]  # fmt: skip
-    return {
-        "study": page.name, "question": page.question, "base": page.base, "arms": arms,
-        "scores": [
-            {"evaluation": step, "metric": metric.name, "values": dict(values)}
-            for step, metric, values in page.scores
-        ],
-        "primary": page.primary.name, "difference": page.difference, "power": page.power,
-        **effects,
-    }  # fmt: skip

@@ -67,6 +67,27 @@ def whole_file(path: Path, place: Path | None = None) -> Iterator[IO[bytes]]:
         raise
 
 
+@contextlib.contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """Keep other processes from changing a file, without leaving a lock file beside it.
+
+    The folder is locked. Where a system can't lock folders (Windows, some network disks), a file is
+    made after all.
+    """
+    with contextlib.ExitStack() as held:
+        try:
+            import fcntl
+
+            folder = os.open(path.parent, os.O_RDONLY)
+            held.callback(os.close, folder)
+            fcntl.flock(folder, fcntl.LOCK_EX)
+        except (ImportError, OSError):
+            from filelock import FileLock
+
+            held.enter_context(FileLock(f"{path}.lock"))
+        yield
+
+
 def check_writable(path: Path) -> None:
     """Say at once that a file can't be written, before anything is made for it.
 

@@ -25,7 +25,7 @@ WRITTEN = re.compile(
     r"|(run|summary|scores|comparison|checked|start|proofs|reference_logps|dry_run|rewards|rounding|tuning|objects|steps)\.json"
     r"|(skipped|answers|answers\.partial.*|questions|replies|details|rewards|comparisons|log|shown|pictures|steps)\.jsonl"
     r"|(differences|tax|table|rules|power)\.(md|csv|tex|json)"
-    r"|spent\.jsonl(\.lock)?|(recipe|plan)\.yaml"
+    r"|(spent\.jsonl|run\.json)\.lock|spent\.jsonl|(recipe|plan)\.yaml"
     r"|parts|claimed|checkpoints|model|adapter|rollouts|engine|tensorboard|wandb"
     r"|data|pairs|train|eval|logs|trials|steps|jobs|cache|held[-_]out|seed\d+"
 )

@@ -26,7 +26,7 @@ import numpy as np
 
 from veridical.runtime import processes
 from veridical.runtime.errors import UserError
-from veridical.runtime.files import hash_path, write_json
+from veridical.runtime.files import alone, hash_path, write_json
 from veridical.runtime.local_code import imported_files
 from veridical.runtime.options import by_option
 from veridical.runtime.rendering_record import forget_variables, freeze_time, noted_variables
@@ -69,8 +69,9 @@ class Run:
     def note(self, **fields: Any) -> None:
         """Add fields to `run.json` at once: a run that is killed has them."""
         self.record.update(cast(RunFields, json_types(fields)))
-        if self._may_write():
-            write_json(self.folder / RECORD, self.record)
+        with _alone_if(self.any_process, self.folder):
+            if self._may_write():
+                write_json(self.folder / RECORD, self.record)
 
     def note_model(
         self, option: str, name: str, found: Fingerprint, merges: Sequence[object] = ()
@@ -105,9 +106,10 @@ class Run:
         ending = {"status": status, "wall_time_seconds": seconds, **additions}
         given = noted_variables()
         ending |= {"template_variables": given} if given else {}
-        if self.writes if status == "finished" else self._may_write():
-            files = written_files(self.folder, self.foreign)
-            write_json(self.folder / RECORD, {**self.record, **ending, "files": files})
+        with _alone_if(self.any_process, self.folder):
+            if self.writes if status == "finished" else self._may_write():
+                files = written_files(self.folder, self.foreign)
+                write_json(self.folder / RECORD, {**self.record, **ending, "files": files})
 
     def _may_write(self) -> bool:
         """Whether `run.json` is this process's, and no other has finished the run meanwhile."""
@@ -198,13 +200,19 @@ def start_run(
             "hardware": _hardware(),
             **(kept or {}),
         }
-        if writes and not (any_process and _is_over(folder, record, is_new)):
-            write_json(folder / RECORD, record)
+        with _alone_if(any_process, folder):
+            if writes and not (any_process and _is_over(folder, record, is_new)):
+                write_json(folder / RECORD, record)
     except BaseException:
         if is_new and _is_ours(folder, record):
             (folder / RECORD).unlink()
         raise
     return Run(folder, cast(RunFields, record), time.monotonic(), writes, foreign, any_process)
+
+
+def _alone_if(any_process: bool, folder: Path) -> contextlib.AbstractContextManager[None]:
+    """Keep the other processes of a run from ending it between a look at its record and a note."""
+    return alone(folder / RECORD) if any_process else contextlib.nullcontext()
 
 
 def _is_ours(folder: Path, record: Mapping[str, Any]) -> bool:

@@ -18,7 +18,8 @@ from veridical.study.keys import Keys
 from veridical.study.plan import HEAD, Plan, Step, read_plan, was_changed, write_plan
 from veridical.study.recipe import find_recipe
 from veridical.study.rehearsal import foretell
-from veridical.study.running import Executing, Runner
+from veridical.study.running import Runner
+from veridical.study.step_jobs import Executing
 
 PLAN = "plan.yaml"
 OPTION = re.compile(r"(?<![\w-])--([a-z][a-z0-9-]*[a-z0-9])")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import importlib
 import os
 import re
 import signal
@@ -17,12 +18,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Protocol, TypeAlias
 
+from veridical.runtime.errors import UserError
 from veridical.runtime.run_record import is_alive, process_entry
 
 POLL = 0.05
 """Seconds between two looks at whether a process has ended."""
 GATE = 'read -r _ || exit 75; exec "$@" </dev/null'
 """A shell's program that becomes a job's when it is told to, and ends when who tells it is gone."""
+TERMINATED = 128 + signal.SIGTERM
+"""The exit status of a command that was asked to end."""
 LAST = 400
 """Bytes at a log's end that its last line is looked for in."""
 PR_SET_PDEATHSIG = 1
@@ -42,6 +46,7 @@ class Job:
         log: gets what it writes.
         cpus: cores that it may use.
         gpus: GPUs that it needs.
+        training: the folder of a training; one with a checkpoint goes on from it.
     """
 
     step: str
@@ -52,6 +57,12 @@ class Job:
     log: Path
     cpus: int = 1
     gpus: int = 0
+    training: Path | None = None
+
+    def words(self) -> tuple[str, ...]:
+        """Its words, if it starts now: the folder may have changed since it was planned."""
+        resumes = self.training is not None and has_checkpoint(self.training)
+        return (*self.call, "--resume", "true") if resumes else self.call
 
 
 @dataclass(frozen=True)
@@ -74,7 +85,19 @@ class Ended:
     @property
     def lost(self) -> bool:
         """Whether it was killed rather than failed: the same again may succeed."""
-        return self.status is None or self.status < 0
+        return self.status is None or self.signal is not None
+
+    @property
+    def signal(self) -> signal.Signals | None:
+        """The signal that ended it; a command that is asked to end says so by its exit status."""
+        if self.status is None or 0 <= self.status != TERMINATED:
+            return None
+        return signal.Signals(-self.status if self.status < 0 else signal.SIGTERM)
+
+
+def has_checkpoint(training: Path) -> bool:
+    """Whether a training can go on in its folder."""
+    return any((training / "checkpoints").glob("checkpoint-*/manifest.json"))
 
 
 Note: TypeAlias = Callable[[list[Any]], None]
@@ -218,7 +241,7 @@ class Process:
         self._file: IO[bytes] = job.log.open("ab")
         # A session of its own: Ctrl-C reaches this process alone, which then ends the step.
         self._process = subprocess.Popen(
-            ["/bin/sh", "-c", GATE, "sh", *job.call],
+            ["/bin/sh", "-c", GATE, "sh", *job.words()],
             stdin=subprocess.PIPE,
             stdout=self._file,
             stderr=subprocess.STDOUT,
@@ -298,20 +321,6 @@ def _die_with_parent() -> Callable[[], object] | None:
     return lambda: prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def may_run(token: Any) -> bool:
-    """Whether a job that an earlier command started may still run, as far as this machine sees."""
-    if isinstance(token, Mapping):
-        return token.get("host") != socket.gethostname() or is_alive(token)
-    return token is not None  # Slurm's; Ray's end with their driver
-
-
-def place_of(token: Any) -> str:
-    """Where a job was started, for people."""
-    if isinstance(token, Mapping):
-        return f"on {token.get('host')} as process {token.get('id')}"
-    return f"as Slurm's job {token}"
-
-
 def perform(job: Job) -> int:
     """Run a job to its end, on whichever machine this is, and return its exit status.
 
@@ -331,6 +340,20 @@ def perform(job: Job) -> int:
     return process.status
 
 
+def optional_library(name: str, extra: str) -> Any:
+    """A library that an executor needs.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        raise UserError(
+            f"--executor {extra} needs {name}. Install it: pip install 'veridical[{extra}]'."
+        ) from None
+
+
 def last_line(log: Path, start: int) -> str:
     """The last line of a log that is not empty; of a progress bar, its last state.
 
@@ -346,11 +369,10 @@ def last_line(log: Path, start: int) -> str:
 
 def last_words(log: Path, start: int, ended: Ended) -> str:
     """Why a job failed: what its executor says, else its message to the user or its last line."""
-    status = ended.status
     if ended.reason:
         return ended.reason
-    if status is not None and status < 0:
-        return f"it was ended by {signal.Signals(-status).name}"
+    if ended.signal is not None:
+        return f"it was ended by {ended.signal.name}"
     text = ""
     if log.is_file():
         with log.open("rb") as file:
@@ -360,4 +382,4 @@ def last_words(log: Path, start: int, ended: Ended) -> str:
     told = [line for line in lines if line.startswith("veridical: ")] or [
         line for line in lines if line
     ]
-    return told[-1].removeprefix("veridical: ").rstrip(".") if told else f"status {status}"
+    return told[-1].removeprefix("veridical: ").rstrip(".") if told else f"status {ended.status}"

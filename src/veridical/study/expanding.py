@@ -9,8 +9,9 @@ from hashlib import sha256
 from pathlib import Path
 
 from veridical.runtime.errors import UserError
+from veridical.study.arms import Level, shown_level
 from veridical.study.plan import OptionValue, Plan, Step, check_plan
-from veridical.study.study_file import Level, Study, Template, shown_level
+from veridical.study.study_file import Study, Template
 
 PLACEHOLDER = re.compile(r"\{(\w+)(?:\+([0-9]{1,18}))?\}")
 """A name, or a name and a number that is added to what it stands for."""

@@ -1,4 +1,7 @@
-"""Which step starts next: of those that are ready, the one with the longest chain behind it."""
+"""Which step starts next: of those that are ready, the one with the longest chain behind it.
+
+The same order foretells how long a plan takes.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ class Queue:
     Args:
         plan: the plan.
         steps: those of it that are run.
-        made: the keys of steps that nobody has to wait for.
+        made: names of steps that nobody has to wait for.
         first: names of steps that come before all others as soon as they are ready.
     """
 
@@ -28,7 +31,7 @@ class Queue:
         self,
         plan: Plan,
         steps: Sequence[Step],
-        made: Mapping[str, str],
+        made: Collection[str],
         first: Collection[str] = (),
     ) -> None:
         self._steps = {step.name: step for step in steps}
@@ -111,3 +114,35 @@ class Queue:
                     if not left[other]:
                         found.append(other)
         return found
+
+
+def foretell_order(
+    plan: Plan,
+    steps: Sequence[Step],
+    seconds: Mapping[str, float],
+    workers: int,
+    guess: Callable[[Step], float] | None = None,
+) -> tuple[list[Step], float]:
+    """In which order steps will start, and the seconds until all are done.
+
+    Args:
+        plan: the plan.
+        steps: those of it that are left.
+        seconds: that each takes, by name; one without is left out of the time.
+        workers: steps at once.
+        guess: the lengths that chains are made of; `seconds` if not set.
+    """
+    left = {step.name for step in steps}
+    queue = Queue(plan, steps, {step.name for step in plan.steps} - left)
+    queue.weigh(guess or (lambda step: seconds.get(step.name, 0.0)))
+    order: list[Step] = []
+    running: list[tuple[float, int, Step]] = []
+    now = 0.0
+    while queue or running:
+        while queue and len(running) < max(1, workers):
+            step = queue.take()
+            order.append(step)
+            heapq.heappush(running, (now + seconds.get(step.name, 0.0), len(order), step))
+        now, _, ended = heapq.heappop(running)
+        queue.done(ended)
+    return order, now

@@ -10,7 +10,7 @@ from pathlib import Path
 from veridical.eval.asks import Row
 from veridical.eval.benchmark import Benchmark, find_benchmark, paired_seed_differences
 from veridical.eval.compare import ComparedRuns, evaluations_in, read_sides
-from veridical.report.study_page import Conclusion, Effect
+from veridical.report.study_results import Conclusion, Effect
 from veridical.runtime.descriptions import MetricDescription
 from veridical.runtime.errors import UserError
 from veridical.scoring.statistics import LEVEL, ClusterSums, Difference, Metric

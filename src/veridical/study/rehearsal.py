@@ -20,6 +20,7 @@ from veridical.data.records import read_records, write_records
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_json, read_jsonl, write_json, write_jsonl
 from veridical.study.commands import LIGHT
+from veridical.study.ordering import foretell_order
 from veridical.study.plan import OUTPUTS, OptionValue, Plan, Step, lies_in
 
 FEW = 16
@@ -105,7 +106,7 @@ def foretell(plan: Plan, steps: Sequence[Step], workers: int) -> list[str]:
         lines.append(f"  {step.name:<{width}}  {step.command:<18} {shown}")
     if any(tried.failed for tried in trial.steps.values()):
         lines.append("What could not be tried on these rows may fail on all of them too.")
-    total = schedule(plan, steps, known, workers)
+    _, total = foretell_order(plan, steps, known, workers)
     peak = " and ".join(f"{size / 1e9:.1f} GB of {name}" for name, size in trial.peak.items())
     more = "" if len(known) == len(steps) else " without those"
     lines.append(
@@ -194,20 +195,6 @@ def _alike(plan: Plan, step: Step, trial: Trial) -> Tried | None:
         if other.command == step.command and other.name in trial.steps:
             return trial.steps[other.name]
     return None
-
-
-def schedule(
-    plan: Plan, steps: Sequence[Step], seconds: Mapping[str, float], workers: int
-) -> float:
-    """Seconds until all steps are done, `workers` at a time, each after what it needs."""
-    ends: dict[str, float] = {}
-    free = [0.0] * max(1, workers)
-    for step in steps:
-        ready = max((ends.get(other.name, 0.0) for other in plan.needs(step)), default=0.0)
-        place = min(range(len(free)), key=lambda n: free[n])
-        free[place] = max(free[place], ready) + seconds.get(step.name, 0.0)
-        ends[step.name] = free[place]
-    return max(ends.values(), default=0.0)
 
 
 def in_words(seconds: float) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import signal
 import sys
@@ -14,53 +13,20 @@ from typing import Any
 
 from veridical.cli.dispatch import run_command
 from veridical.runtime.errors import UserError
-from veridical.runtime.run_folders import remove_run
 from veridical.runtime.run_record import RECORD, read_record
-from veridical.study.commands import LIGHT, makes_shards, named_path, runs_on_several
-from veridical.study.executing import (
-    Ended,
-    Executor,
-    Here,
-    Job,
-    last_line,
-    last_words,
-    may_run,
-    place_of,
-)
+from veridical.study.adopting import refuse_unseen, tokens_of, under_way
+from veridical.study.commands import LIGHT, makes_shards
+from veridical.study.executing import Ended, Executor, Here, Job, last_line, last_words
 from veridical.study.keys import Keys
 from veridical.study.ledger import Ledger, Status, StepState
 from veridical.study.ordering import Queue
 from veridical.study.plan import Plan, Step, named
 from veridical.study.rates import kind_of, known_rates
-from veridical.world.dataset import SCENES, remove_scenes
+from veridical.study.step_folders import is_whole, make_way, place_of
+from veridical.study.step_jobs import Executing, has_launcher, jobs_of, shards_of
 
 SHOWN_EVERY = 0.5
 """Seconds between two looks at the log of the step that runs."""
-
-
-@dataclass(frozen=True)
-class Executing:
-    """How steps are run.
-
-    Attributes:
-        out: the plan's folder: `steps.json` and `logs/`.
-        workers: steps at once on this machine, where no `executor` is given.
-        launcher: words before `-m veridical ...` of commands that several processes may share.
-        executor: where steps run; on this machine if not set.
-        shards: processes that a build or an evaluation is shared out to, where its command can.
-        retries: how often a step is started again whose process was killed.
-        gpus: that a step needs which trains, builds or evaluates.
-        forget: what an earlier command started elsewhere runs no longer.
-    """
-
-    out: Path
-    workers: int = 1
-    launcher: tuple[str, ...] = ()
-    executor: Executor | None = None
-    shards: int = 1
-    retries: int = 0
-    gpus: int = 0
-    forget: bool = False
 
 
 @dataclass
@@ -149,7 +115,7 @@ class Runner:
         for step in steps:
             with contextlib.suppress(UserError):  # it is told when the step's turn comes
                 self.is_done(step)
-        queue = Queue(self.plan, steps, self.made, self._under_way())
+        queue = Queue(self.plan, steps, self.made, under_way(self.ledger))
         self._weigh(queue)
         try:
             while queue or self._running:
@@ -161,6 +127,7 @@ class Runner:
         except BaseException as error:
             interrupted = isinstance(error, KeyboardInterrupt)
             self.executor.stop(signal.SIGINT if interrupted else signal.SIGTERM)
+            self._note_stopped()
             raise
         finally:
             self._ledger.close()
@@ -173,13 +140,10 @@ class Runner:
             )
             raise UserError(f"{told}{left} What is finished is kept; start again to go on.")
 
-    def _under_way(self) -> set[str]:
-        """Steps that an earlier command began: what still runs of them takes room and GPUs."""
-        return {
-            name
-            for name, state in self.ledger.items()
-            if state["status"] == "running" and state.get("jobs")
-        }
+    def _note_stopped(self) -> None:
+        """Note that nothing runs any more, so that any machine may go on."""
+        for name in self._running:
+            self._ledger.note(name, {**self.ledger[name], "jobs": []})
 
     def _weigh(self, queue: Queue) -> None:
         """Order what is ready by what is known of how long steps take."""
@@ -213,7 +177,8 @@ class Runner:
             except UserError as error:
                 self._not_started(step, error)
                 continue
-            jobs = self._jobs(step, self._shards(step))
+            count = 1 if step.name in self._whole else shards_of(self.how, step)
+            jobs = self._jobs(step, count)
             if not self.executor.room([*chosen, *jobs]):
                 kept.append(step)
                 break
@@ -258,10 +223,11 @@ class Runner:
             return False
         self._begun.add(step.name)
         state = self.ledger.get(step.name)
-        tokens = (state.get("jobs") or []) if state and state["status"] == "running" else []
+        tokens = tokens_of(state)
         if state is None or not tokens:
             return False
-        self._refuse_unseen(tokens)
+        if not self.how.forget:
+            refuse_unseen(self.executor, tokens)
         jobs = self._jobs(step, len(tokens))
         alive = self.executor.adopt(jobs, tokens)
         if not alive:
@@ -275,35 +241,9 @@ class Runner:
         self._running[step.name] = _Started(step, state["key"], jobs, starts, gone, adopted=True)
         return True
 
-    def _refuse_unseen(self, tokens: Sequence[Any]) -> None:
-        """Refuse to start a step beside one that may run where the executor can't look."""
-        unseen = [t for t in tokens if may_run(t) and not self.executor.can_ask(t)]
-        if unseen and not self.how.forget:
-            raise UserError(
-                f"an earlier command started it {place_of(unseen[0])}, where this one can't see "
-                "whether it still runs. Start the command as it was started then, or, if nothing "
-                "of it runs any more, with --forget true."
-            )
-
-    def _shards(self, step: Step) -> int:
-        shared = self.how.shards > 1 and step.name not in self._whole and makes_shards(step)
-        return self.how.shards if shared else 1
-
     def _jobs(self, step: Step, count: int) -> list[Job]:
         """The processes of a step, of which each makes one of `count` shards."""
-        words = step.words()
-        if step.command.startswith("train ") and self._has_checkpoint(step):
-            words += ["--resume", "true"]
-        gpus = 0 if step.command in LIGHT else self.how.gpus
-        jobs = []
-        for n in range(count):
-            own = words if count == 1 else [*words, "--shard", f"{n + 1}/{count}"]
-            log = self.log(step.name if count == 1 else f"{step.name}.{n + 1}")
-            call = tuple(self._call(step, own))
-            jobs.append(
-                Job(step.name, n, call, self.plan.folder, self._environment(), log, gpus=gpus)
-            )
-        return jobs
+        return jobs_of(self.how, self.plan, step, count, step.name in self._whole)
 
     def _run_here(self, step: Step) -> None:
         """Run a command that loads no model in this process, which has the libraries already."""
@@ -383,7 +323,7 @@ class Runner:
         and how long it takes in all is not known.
         """
         try:
-            self._make_way(step)
+            make_way(step, self._place(step), self.ledger.get(step.name), self.key(step))
         except UserError as error:
             self._not_started(step, error)
             return False
@@ -406,41 +346,12 @@ class Runner:
             print(f"veridical: {why}", file=file)
         self._say(f"{step.name}: not started: {why}")
 
-    def _make_way(self, step: Step) -> None:
-        """Remove what the step made with other options, or half, and nothing else.
-
-        Raises:
-            UserError: it is not known what it made.
-        """
-        state, place = self.ledger.get(step.name), self._place(step)
-        if state is None or not place.is_dir():
-            return
-        has_record = (place / RECORD).is_file()
-        if state.get("made_folder") and state["status"] != "finished" and not has_record:
-            shutil.rmtree(place)  # this plan made it, and the command ended before its end
-        elif state["key"] == self.key(step):
-            return
-        elif has_record and read_record(place).files is not None:
-            remove_run(place)
-        elif step.command == "world make" and (place / SCENES).is_file():
-            remove_scenes(place)  # this command keeps no record
-        elif state.get("made_folder") and has_record and not read_record(place).is_alive:
-            shutil.rmtree(place)  # it was killed; nobody else wrote there
-        elif any(place.iterdir()):
-            raise UserError(
-                f"{step.name} changed, and {place} holds what it made before. Delete that folder "
-                "and start again."
-            )
-
     def _place(self, step: Step) -> Path:
-        return named_path(self.plan, str(step.output))
+        return place_of(self.plan, step)
 
     def is_whole(self, step: Step, state: StepState) -> bool:
         """Whether what a step wrote is there, whatever it was made with."""
-        place = self._place(step)
-        if (place / RECORD).is_file():
-            return read_record(place).status == "finished"
-        return state["status"] == "finished" and place.exists()
+        return is_whole(self._place(step), state)
 
     def _lacks_result(self, started: _Started) -> bool:
         """Whether a record is missing that says the step finished; shared steps all have one."""
@@ -452,26 +363,8 @@ class Runner:
     def _is_shared(self, started: _Started) -> bool:
         """Whether several processes made a step, each a part."""
         step = started.step
-        return len(started.jobs) > 1 or (self._is_launched(step) and makes_shards(step))
-
-    def _has_checkpoint(self, step: Step) -> bool:
-        return any((self._place(step) / "checkpoints").glob("checkpoint-*/manifest.json"))
-
-    def _call(self, step: Step, words: Sequence[str]) -> list[str]:
-        start = list(self.how.launcher) if self._is_launched(step) else [sys.executable]
-        return [*start, "-m", "veridical", *words]
-
-    def _is_launched(self, step: Step) -> bool:
-        """Whether a launcher starts several processes for a step."""
-        alone = step.name in self._whole
-        return bool(self.how.launcher) and not alone and runs_on_several(step)
-
-    def _environment(self) -> dict[str, str]:
-        threads = {}
-        if self.how.workers > 1:
-            cores = os.cpu_count() or 1
-            threads = {"OMP_NUM_THREADS": str(max(1, cores // self.how.workers))}
-        return {"OMP_WAIT_POLICY": "passive", **threads}
+        launched = has_launcher(self.how, step) and step.name not in self._whole
+        return len(started.jobs) > 1 or (launched and makes_shards(step))
 
     def _note(
         self,
@@ -498,7 +391,7 @@ class Runner:
 
     def log(self, name: str) -> Path:
         """A step's log."""
-        return self.how.out / "logs" / f"{name.replace('/', '-')}.log"
+        return self.how.log(name)
 
     def _show(self) -> None:
         """On a terminal, keep the last line of the log of the step that runs in sight."""
@@ -524,5 +417,4 @@ def _badness(ended: Ended) -> int:
 
 
 def _how_lost(ended: Ended) -> str:
-    unknown = ended.reason or "its process is gone"
-    return unknown if ended.status is None else signal.Signals(-ended.status).name
+    return ended.signal.name if ended.signal else ended.reason or "its process is gone"

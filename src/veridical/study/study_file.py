@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import itertools
-import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
 
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_text
 from veridical.runtime.yaml_text import read_yaml
+from veridical.study.arms import MOST_CELLS, Level, read_arms, read_seeds
 from veridical.study.commands import path_options
 from veridical.study.metrics import check_metric, require_direction
-from veridical.study.plan import NAME, OUTPUTS, OptionValue
+from veridical.study.plan import OptionValue
 from veridical.study.recipe import Defaults, embedded_defaults
 from veridical.study.shipped import find_file, shipped_names
+from veridical.study.study_place import StudyPlace
 
 FOLDER = Path(__file__).parent / "studies"
 FIELDS = ("question", "values", "defaults", "seeds", "base", "factors", "arms", "steps", "tuning",
@@ -24,13 +23,6 @@ FIELDS = ("question", "values", "defaults", "seeds", "base", "factors", "arms", 
 STEP_FIELDS = ("name", "command", "options", "when")
 TUNING_FIELDS = ("settings", "by", "evaluation", "metric", "seed", "same_as")
 OUTCOME_FIELDS = ("evaluations", "metric", "difference", "power", "start", "against")
-MOST_ARMS = 1_000
-MOST_CELLS = 20_000
-"""Arms times seeds; laying out more takes minutes."""
-LONGEST_NAME = 100
-"""Letters of a name, which is one of a folder too."""
-Level: TypeAlias = Any
-"""A factor's value, in YAML's types."""
 
 
 @dataclass(frozen=True)
@@ -155,18 +147,18 @@ def read_study(path: Path) -> Study:
         UserError: a field is missing, unknown or of another form, or contradicts another.
     """
     content = read_yaml(read_text(path), str(path))
-    place = _Place(str(path))
+    place = StudyPlace(str(path))
     fields = place.mapping(content, "a study", FIELDS)
     factors = place.mapping(fields.get("factors") or {}, "factors")
     base = str(fields.get("base") or "base")
     place.check_name(base, "the base arm's name")
-    arms, grid = _arms(place, fields.get("arms") or {}, factors, base)
+    arms, grid = read_arms(place, fields.get("arms") or {}, factors, base)
     steps = _steps(place, fields.get("steps"), factors)
     values = place.mapping(fields.get("values") or {}, "values")
     taken = [*factors, *values, "seed", *{step.name for step in steps}]
     if doubled := sorted({name for name in taken if taken.count(name) > 1}):
         place.refuse(f"{doubled[0]} is the name of two of: a factor, a value, a step, `seed`.")
-    seeds = _seeds(place, fields.get("seeds", 3))
+    seeds = read_seeds(place, fields.get("seeds", 3))
     if len(arms) * len(seeds) > MOST_CELLS:
         place.refuse(f"{len(arms):,} arms with {len(seeds):,} seeds are too many; {MOST_CELLS:,} "
                      "in all are the most.")  # fmt: skip
@@ -189,121 +181,7 @@ def read_study(path: Path) -> Study:
     return study
 
 
-@dataclass(frozen=True)
-class _Place:
-    """A file, for messages."""
-
-    name: str
-
-    def refuse(self, text: str) -> None:
-        raise UserError(f"{self.name}: {text}")
-
-    def mapping(self, value: object, what: str, known: Sequence[str] = ()) -> dict[str, Any]:
-        if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
-            raise UserError(f"{self.name}: {what} has to be a mapping of names to values.")
-        if known and (unknown := sorted(value.keys() - set(known))):
-            raise UserError(
-                f"{self.name}: there is no field {unknown[0]} of {what}; there is "
-                f"{', '.join(known)}."
-            )
-        return value
-
-    def options(self, value: object, what: str) -> dict[str, Any]:
-        """Options by the names that a configuration file has, less what a study says itself."""
-        named = self.mapping(value, f"options of {what}")
-        found = {key.replace("-", "_"): option for key, option in named.items()}
-        if len(found) < len(named):
-            self.refuse(f"options of {what} has one twice, with - and with _.")
-        if written := next((key for key in OUTPUTS if key in found), None):
-            self.refuse(f"{what} names its {written}. A study says itself where steps write.")
-        return found
-
-    def check_name(self, name: str, what: str) -> None:
-        if len(name) > LONGEST_NAME:
-            self.refuse(f"{what} {name[:20]!r}... has {len(name)} letters; {LONGEST_NAME} are the "
-                        "most.")  # fmt: skip
-        if not NAME.fullmatch(name) or "/" in name:
-            self.refuse(f"{what} {name!r} may have letters, digits, - _ . = and , only.")
-
-    def number(self, value: object, what: str, low: float, high: float) -> float:
-        if isinstance(value, bool) or not isinstance(value, int | float) or not low < value < high:
-            raise UserError(f"{self.name}: {what} has to be between {low:g} and {high:g}.")
-        return float(value)
-
-
-def _seeds(place: _Place, given: object) -> tuple[int, ...]:
-    """A list of numbers, or how many, from 0."""
-    count = given if isinstance(given, int) and not isinstance(given, bool) else 0
-    if count > MOST_CELLS:
-        place.refuse(f"{count:,} seeds are too many; {MOST_CELLS:,} are the most.")
-    found = list(range(count)) if count else given
-    if (
-        not isinstance(found, list)
-        or not found
-        or not all(isinstance(seed, int) and not isinstance(seed, bool) for seed in found)
-        or len(set(found)) < len(found)
-        or min(found) < 0
-    ):
-        place.refuse("seeds has to be a number above 0, or a list of different numbers from 0 up.")
-    assert isinstance(found, list)
-    return tuple(found)
-
-
-def _arms(
-    place: _Place, given: object, factors: Mapping[str, Level], base: str
-) -> tuple[dict[str, dict[str, Level]], tuple[str, ...]]:
-    """The arms by name, the base arm first, and the factors that a grid crosses."""
-    fields = place.mapping(given, "arms", ("list", "one_at_a_time", "grid"))
-    arms: dict[str, dict[str, Level]] = {base: {}}
-
-    def add(name: str, changed: Mapping[str, Level]) -> None:
-        place.check_name(name, "the arm's name")
-        if unknown := sorted(changed.keys() - factors.keys()):
-            place.refuse(
-                f"arm {name} changes {unknown[0]}, which is no factor; there is "
-                f"{', '.join(factors)}. A factor's level in the base arm stands in `factors`."
-            )
-        differs = {key: level for key, level in changed.items() if level != factors[key]}
-        alike = [other for other, levels in arms.items() if levels == differs]
-        if name in arms or alike:
-            place.refuse(f"arm {name} is the same as arm {(alike or [name])[0]}.")
-        arms[name] = differs
-
-    for name, changed in place.mapping(fields.get("list") or {}, "arms.list").items():
-        add(name, place.mapping(changed, f"arm {name}"))
-    singles = place.mapping(fields.get("one_at_a_time") or {}, "arms.one_at_a_time")
-    for factor, levels in singles.items():
-        for level in _levels(place, factor, levels):
-            add(f"{factor}={shown_level(level)}", {factor: level})
-    grid = place.mapping(fields.get("grid") or {}, "arms.grid")
-    crossed = [_levels(place, factor, levels) for factor, levels in grid.items()]
-    if (count := math.prod(map(len, crossed))) > MOST_ARMS:
-        place.refuse(f"a grid of {count:,} arms is too large; {MOST_ARMS:,} are the most.")
-    for cell in itertools.product(*crossed) if grid else ():
-        changed = dict(zip(grid, cell, strict=True))
-        if any(level != factors.get(factor) for factor, level in changed.items()):
-            parts = [f"{factor}={shown_level(level)}" for factor, level in changed.items()]
-            add(",".join(parts), changed)
-    if len(arms) > MOST_ARMS:
-        place.refuse(f"{len(arms):,} arms are too many; {MOST_ARMS:,} are the most.")
-    return arms, tuple(grid)
-
-
-def _levels(place: _Place, factor: str, levels: object) -> list[Level]:
-    if not isinstance(levels, list) or not levels:
-        raise UserError(f"{place.name}: the levels of {factor} have to be a list.")
-    return levels
-
-
-def shown_level(level: Level) -> str:
-    """A level, fit for a name."""
-    if isinstance(level, bool):
-        return "true" if level else "false"
-    text = f"{level:g}" if isinstance(level, float) else str(level)
-    return "".join(letter if letter.isalnum() or letter in "._" else "-" for letter in text)[:40]
-
-
-def _defaults(place: _Place, given: object) -> Defaults:
+def _defaults(place: StudyPlace, given: object) -> Defaults:
     """Options by command, for a step that does not set them."""
     if given == "embedded":
         return embedded_defaults()
@@ -317,7 +195,7 @@ def _defaults(place: _Place, given: object) -> Defaults:
     return found
 
 
-def _steps(place: _Place, given: object, factors: Mapping[str, Level]) -> tuple[Template, ...]:
+def _steps(place: StudyPlace, given: object, factors: Mapping[str, Level]) -> tuple[Template, ...]:
     if not isinstance(given, list) or not given:
         raise UserError(f"{place.name} is no study: it has to have `steps`, a list of commands.")
     found = []
@@ -343,7 +221,7 @@ def _steps(place: _Place, given: object, factors: Mapping[str, Level]) -> tuple[
 
 
 def _tuning(
-    place: _Place,
+    place: StudyPlace,
     given: object,
     factors: Mapping[str, Level],
     arms: Mapping[str, Mapping[str, Level]],
@@ -388,7 +266,7 @@ def _tuning(
     return Tuning(by_level, by, str(evaluation), found, seed, same_as)
 
 
-def _check_metrics(place: _Place, study: Study) -> None:
+def _check_metrics(place: StudyPlace, study: Study) -> None:
     def commands(names: Sequence[str]) -> list[str]:
         return [step.command for step in study.steps if step.name in names]
 
@@ -403,14 +281,14 @@ def _check_metrics(place: _Place, study: Study) -> None:
         place.refuse(f"{what}: {error}")
 
 
-def _metric(place: _Place, given: object, what: str) -> str:
+def _metric(place: StudyPlace, given: object, what: str) -> str:
     if not isinstance(given, str) or not all(given.partition("/")):
         raise UserError(f"{place.name}: {what} has to be of the form chair/chair_i.")
     return given
 
 
 def _outcome(
-    place: _Place,
+    place: StudyPlace,
     given: object,
     arms: Mapping[str, Mapping[str, Level]],
     base: str,

@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING
 from veridical.eval.compare import evaluations_in
 from veridical.eval.scores import fixed_width, read_scores
 from veridical.report.curves import Rows
-from veridical.report.study_page import Effect, ShownArm, StudyPage, as_json, write_study_page
+from veridical.report.study_page import write_study_page
+from veridical.report.study_results import Effect, ShownArm, StudyPage, as_json
 from veridical.runtime.descriptions import MetricDescription
 from veridical.runtime.files import write_json
 from veridical.runtime.run_files import LOG
 from veridical.runtime.tables import Table
+from veridical.study.arms import Level
 from veridical.study.expanding import Cell
 from veridical.study.ledger import StepState
 from veridical.study.outcome import (
@@ -27,8 +29,8 @@ from veridical.study.outcome import (
     scored,
 )
 from veridical.study.plan import Plan, Step
-from veridical.study.running import Executing
-from veridical.study.study_file import Level, Study
+from veridical.study.step_jobs import Executing
+from veridical.study.study_file import Study
 from veridical.study.tuning import metric_value
 
 if TYPE_CHECKING:

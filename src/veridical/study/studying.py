@@ -14,17 +14,18 @@ from veridical.runtime.files import write_json
 from veridical.runtime.ranges import ABOVE_ZERO, COUNT, Range
 from veridical.runtime.run_record import RECORD, is_alive, read_fields
 from veridical.runtime.runs import start_run
+from veridical.study.adopting import may_run
 from veridical.study.cluster import Cluster, make_executor
 from veridical.study.commands import check_steps, path_options
-from veridical.study.executing import may_run
 from veridical.study.expanding import Cell, Expansion, expand
 from veridical.study.keys import Keys
 from veridical.study.ledger import StepState, read_ledger
+from veridical.study.ordering import foretell_order
 from veridical.study.plan import Plan, Step, write_plan
 from veridical.study.rates import Rates, in_words, kind_of, known_rates
-from veridical.study.rehearsal import schedule
-from veridical.study.running import Executing, Runner
+from veridical.study.running import Runner
 from veridical.study.stage_code import code_hash
+from veridical.study.step_jobs import Executing
 from veridical.study.study_file import Study, Tuning, find_study
 from veridical.study.study_report import write_study_report
 from veridical.study.tuning import (
@@ -94,7 +95,8 @@ def study_plan(
     """Print every step of a study: its key, whether it is done, and how long it will take.
 
     A step is one of the other commands. Arms and seeds that have a step's options, inputs and model
-    in common share it. Times are means of finished steps of the same kind, in this study's folder.
+    in common share it. What is done comes first, then what is left, in the order in which it would
+    start. Times are means of finished steps of the same kind, in this study's folder.
 
     Args:
         study: a YAML file, or the name of one that ships: `methods`, `rewards`, `evidence`.
@@ -112,7 +114,8 @@ def study_plan(
     done = {step.name for step in plan.steps if runner.is_done(step)}
     rates = known_rates(runner.ledger)
     width = max(len(step.name) for step in plan.steps)
-    for step in plan.steps:
+    order, _ = order_of(plan, done, rates, workers)
+    for step in [*(step for step in plan.steps if step.name in done), *order]:
         state = runner.ledger.get(step.name)
         seconds = state.get("seconds") if state and step.name in done else rates.of(step)
         word = "done" if step.name in done else "to do"
@@ -367,6 +370,13 @@ def foreseen_keys(plan: Plan, keys: Keys) -> dict[str, str]:
     return found
 
 
+def order_of(plan: Plan, done: set[str], rates: Rates, workers: int) -> tuple[list[Step], float]:
+    """The steps that are left, in the order in which they would start, and how long they take."""
+    left = [step for step in plan.steps if step.name not in done]
+    seconds = {step.name: value for step in left if (value := rates.of(step)) is not None}
+    return foretell_order(plan, left, seconds, workers, rates.guess)
+
+
 def summed_up(
     laid: Laid, plan: Plan, done: set[str], rates: Rates, workers: int, price: float | None
 ) -> list[str]:
@@ -383,7 +393,7 @@ def summed_up(
     if left:
         missing = len(left) - len(seconds)
         without = f", without {missing} steps that were not measured yet" if missing else ""
-        total, together = sum(seconds.values()), schedule(plan, left, seconds, workers)
+        total, (_, together) = sum(seconds.values()), order_of(plan, done, rates, workers)
         lines.append(
             f"Left: about {in_words(total)} of work, {in_words(together)} with {workers} at "
             f"once{without}."

@@ -11,8 +11,9 @@ from veridical.eval.compare import evaluations_in
 from veridical.runtime import run_files
 from veridical.runtime.descriptions import read_description
 from veridical.runtime.errors import UserError
+from veridical.study.arms import Level
 from veridical.study.expanding import Cell, Expansion, expand
-from veridical.study.study_file import Level, Study, Tuning
+from veridical.study.study_file import Study, Tuning
 
 
 @dataclass(frozen=True)

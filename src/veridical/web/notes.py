@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import threading
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from filelock import FileLock
-
 from veridical.runtime.errors import UserError
-from veridical.runtime.files import check_writable, hash_file, read_jsonl, write_jsonl
+from veridical.runtime.files import alone, check_writable, hash_file, read_jsonl, write_jsonl
 
 LONGEST_NOTE = 4000
 
@@ -140,25 +136,6 @@ class Notes:
                 *(str(row.get(name) or "") for name in ("at", "set", "sha256")),
             )
         self._stamp = state
-
-
-@contextlib.contextmanager
-def alone(path: Path) -> Iterator[None]:
-    """Keep other processes from changing a file, without leaving a lock file beside it.
-
-    The folder is locked. Where a system can't lock folders (Windows, some network disks), a file is
-    made after all.
-    """
-    with contextlib.ExitStack() as held:
-        try:
-            import fcntl
-
-            folder = os.open(path.parent, os.O_RDONLY)
-            held.callback(os.close, folder)
-            fcntl.flock(folder, fcntl.LOCK_EX)
-        except (ImportError, OSError):
-            held.enter_context(FileLock(f"{path}.lock"))
-        yield
 
 
 def notes_path(file: Path) -> Path:
