@@ -39,7 +39,7 @@ def test_submitit_gives_the_same_bytes(tmp_path: Path) -> None:
         out.mkdir()
         a, bad = step("a", out, seed=3), step("bad", out, template={"fail": 1})
         plan = Plan(out, (a, bad, step("b", out, [out / "a"])))
-        executor = Slurm(out / "jobs", 2, {}, cluster="local") if name == "slurm" else None
+        executor = Slurm(out / "jobs", 2, {}, cluster="debug") if name == "slurm" else None
         with pytest.raises(UserError, match=r"bad failed: it can't"):
             runner(plan, out, 2, executor).run(plan.steps)
         made[name] = {p.name: p.read_bytes() for p in sorted(out.glob("[ab]/*"))}

@@ -102,7 +102,7 @@ def test_only_the_arm_that_changed_is_made_again(
     (effect,) = read_json(out / "study.json")["effects"]
     assert effect["seeds"] == 1  # the step of the answers that changed is left out
     said = (out / "report.html").read_text()
-    assert "1 of 5 steps are not finished. 1 of these were made with other options" in said
+    assert "1 of 5 steps are not finished. 1 of these was made with other options" in said
     capsys.readouterr()
     assert run("run", file, "--out", out) == 0
     said = capsys.readouterr().out

@@ -61,6 +61,8 @@ def _shown(page: StudyPage) -> dict[str, object]:
              "values": {arm: show(value, metric.unit) for arm, value in values.items()}}
             for step, metric, values in page.scores
         ],
+        "scored": [arm.name for arm in page.arms
+                   if any(arm.name in values for _, _, values in page.scores)],
         "costs": cost_plot(page.arms, first),
         "curves": learning_curves(page.arms),
         "rewarded": reward_and_truth(page.arms),
@@ -126,7 +128,7 @@ def _arm(arm: ShownArm, page: StudyPage) -> JsonObject:
 
 def _mean(arm: ShownArm, metric: MetricDescription) -> str:
     known = [value for value in arm.values.values() if value is not None]
-    return show(sum(known) / len(known), metric.unit) if known else ""
+    return show(sum(known) / len(known) if known else None, metric.unit)
 
 
 def _effect(effect: Effect) -> JsonObject:
@@ -152,8 +154,10 @@ def power_lines(page: StudyPage) -> list[str]:
     """What the numbers of seeds and images can show, and what they cannot."""
     known = [e for e in page.effects if e.detectable is not None]
     unit = page.primary.unit
-    factor, name = (100, "points") if unit == "percent" else (1, page.primary.label.lower())
-    aim = f"{factor * page.difference:g} {name}"
+    factor = 100 if unit == "percent" else 1
+    size = f"{factor * page.difference:g}"
+    points = "point" if size == "1" else "points"
+    aim = f"{size} {points if unit == 'percent' else page.primary.label.lower()}"
     if not known:
         return [
             f"The study aims to detect a difference of {aim} with {page.power:.0%} power. One seed "

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 
+from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from veridical.report.curves import series
@@ -12,6 +14,7 @@ from veridical.report.figures import (
     BLUE,
     GRAY,
     GREEN,
+    SIZE,
     VERMILION,
     Plot,
     arm_label,
@@ -28,6 +31,8 @@ CURVES = (
     ("loss", "Loss"),
 )
 MOST_CURVES = 8
+LEGEND_MARK, LEGEND_LETTER = 0.42, 0.058
+"""Inches of a legend's entry: its line with the space around it, and a letter of 7.5 points."""
 STYLES = (("-", BLUE), ("-", VERMILION), ("-", GREEN), ("-", GRAY),
           ("--", BLUE), ("--", VERMILION), ("--", GREEN), ("--", GRAY))  # fmt: skip
 
@@ -76,21 +81,31 @@ def cost_plot(arms: Sequence[ShownArm], effects: Sequence[Effect]) -> Plot | Non
         return None
     metric = points[0][1].metric
     scale = 100.0 if metric.unit == "percent" else 1.0
+    base, own = points[0][1].baseline, seconds.get(points[0][1].baseline)
     with canvas(left=0.55, bottom=0.46, top=0.1, height=2.7) as (figure, axes):
         axes.axhline(0.0, color="#9aa3ad", linewidth=1)
+        middle = sum(minutes for minutes, _ in points) / len(points)
         for minutes, effect in points:
             assert effect.value is not None
             color = {"better": BLUE, "worse": VERMILION}.get(effect.conclusion, GRAY)
-            axes.plot([minutes], [effect.value * scale], marker="o", markersize=6, color=color)
-            axes.annotate(
-                arm_label(effect.arm), (minutes, effect.value * scale), xytext=(4, 4),
-                textcoords="offset points", fontsize=7, color=GRAY,
-            )  # fmt: skip
+            _mark(axes, effect.arm, (minutes, effect.value * scale), color, minutes > middle)
+        if own is not None:
+            _mark(axes, base, (own / 60, 0.0), GRAY, own / 60 > middle)
         axes.set_xlabel("minutes of all steps that one run of the arm needs")
         axes.margins(x=0.25, y=0.2)
-        title = f"{metric.label}: difference from {points[0][1].baseline}, and what it took"
+        title = f"{metric.label}: difference from {base}, and what it took"
         words = [f"{e.arm} {interval_value(e)} in {minutes:.1f} minutes" for minutes, e in points]
+        words += [] if own is None else [f"{base} itself in {own / 60:.1f} minutes"]
         return Plot(title, embed_svg(figure), f"{title}: {'; '.join(words)}.")
+
+
+def _mark(axes: Axes, arm: str, place: tuple[float, float], color: str, ends: bool) -> None:
+    """A point with its arm's name, which ends there where it would leave the plot."""
+    axes.plot([place[0]], [place[1]], marker="o", markersize=6, color=color)
+    axes.annotate(
+        arm_label(arm), place, xytext=(-4 if ends else 4, 4), textcoords="offset points",
+        ha="right" if ends else "left", fontsize=7, color=GRAY,
+    )  # fmt: skip
 
 
 def learning_curves(arms: Sequence[ShownArm]) -> list[Plot]:
@@ -108,18 +123,28 @@ def _learning_curve(arms: Sequence[ShownArm], name: str, title: str) -> Plot | N
     }
     if not logged:
         return None
-    with canvas(left=0.5, bottom=0.46, top=0.62, height=2.9) as (figure, axes):
-        shown = itertools.islice(logged.items(), MOST_CURVES)
+    shown = list(itertools.islice(logged.items(), MOST_CURVES))
+    columns = legend_columns([arm_label(arm) for arm, _ in shown])
+    top = 0.12 + 0.17 * math.ceil(len(shown) / columns)
+    with canvas(left=0.5, bottom=0.46, top=top, height=2.3 + top) as (figure, axes):
         for (arm, points), (line, color) in zip(shown, STYLES, strict=False):
             steps, values = zip(*points, strict=True)
             axes.plot(steps, values, line, color=color, linewidth=1.4, label=arm_label(arm))
         axes.set_xlabel("step")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
-        figure.legend(loc="upper left", ncols=3, handlelength=1.6, columnspacing=1.0, fontsize=7.5)
+        figure.legend(loc="upper left", ncols=columns, handlelength=1.6, columnspacing=1.0,
+                      fontsize=7.5)  # fmt: skip
         left_out = len(logged) - MOST_CURVES
-        title += f" ({left_out} more arms are not drawn)" if left_out > 0 else ""
+        are = "more arm is" if left_out == 1 else "more arms are"
+        title += f" ({left_out} {are} not drawn)" if left_out > 0 else ""
         ends = [f"{arm} ends at {points[-1][1]:.3g}" for arm, points in logged.items()]
         return Plot(title, embed_svg(figure), f"{title}: {'; '.join(ends)}.")
+
+
+def legend_columns(labels: Sequence[str]) -> int:
+    """How many columns of a legend in the plots' small type fit beside one another."""
+    widest = max(len(label) for label in labels)
+    return max(1, min(3, int(SIZE[0] / (LEGEND_MARK + LEGEND_LETTER * widest))))
 
 
 def reward_and_truth(arms: Sequence[ShownArm]) -> list[dict[str, str]]:

@@ -78,11 +78,12 @@ class _Submitted:
     began: float
     state: str = ""
     gone: float | None = None
+    finished: bool = False
 
     @property
     def has_result(self) -> bool:
         """Whether its process has come to its own end."""
-        return bool(self.handle.paths.result_pickle.exists())
+        return self.finished or bool(self.handle.paths.result_pickle.exists())
 
 
 @dataclass
@@ -94,7 +95,7 @@ class Slurm:
         workers: jobs of an array at once.
         parameters: of submitit.
         gpus: a job's.
-        cluster: submitit's executor; "local" runs here.
+        cluster: submitit's executor; "local" and "debug" run here.
     """
 
     folder: Path
@@ -199,7 +200,7 @@ class Slurm:
         """See which jobs have left the queue; where the controller is silent, none has."""
         if self.cluster != "slurm":
             for one in self._jobs:
-                one.gone = one.gone or self.clock() if one.handle.done() else None
+                one.finished = one.handle.done()
             return
         if self.clock() < self._asked + LISTED:
             return
