@@ -40,6 +40,11 @@ if lock.is_file():
     else:
         os.kill(os.getppid() if how == "its worker" else os.getpid(), signal.SIGKILL)
     time.sleep(600)
+if "--template.preempted" in given and "--resume" not in words:
+    (out / "checkpoints" / "checkpoint-1").mkdir(parents=True, exist_ok=True)
+    (out / "checkpoints" / "checkpoint-1" / "manifest.json").touch()
+    subprocess.run(["scancel", "--signal=USR2", os.environ["SLURM_JOB_ID"]], check=True)
+    time.sleep(600)
 while "--template.waits-for" in given and not (out.parent / given["--template.waits-for"]).exists():
     time.sleep(0.02)
 record = {"command": "stub", "status": "finished", "files": ["value"]}

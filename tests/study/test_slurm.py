@@ -21,7 +21,7 @@ from veridical.runtime.files import read_json
 from veridical.study import slurm, step_jobs
 from veridical.study.executing import Ended, Here, Job
 from veridical.study.ledger import read_ledger
-from veridical.study.plan import Plan
+from veridical.study.plan import Plan, Step
 from veridical.study.slurm import Slurm, Work, _ended, _Submitted, queue_states
 
 pytest.importorskip("submitit")
@@ -254,6 +254,19 @@ def test_a_real_slurm_goes_on_when_its_driver_is_gone(
         1, 1 if how == signal.SIGKILL else 2, 1,
     ]  # fmt: skip
     assert "a: here already" in capsys.readouterr().out
+
+
+@real
+@pytest.mark.slow
+def test_a_training_that_a_real_slurm_preempts_goes_on_in_its_queue(tmp_path: Path) -> None:
+    """Slurm lets a job that it takes back wait for two minutes."""
+    options = {"out": str(tmp_path / "t"), "seed": 7, "template": {"preempted": 1}}
+    plan = Plan(tmp_path, (Step("t", "train dpo", options),))
+    executor = Slurm(tmp_path / "jobs", 1, {"timeout_min": 10})
+    runner(plan, tmp_path, executor=executor).run(plan.steps)
+    first, again = (tmp_path / "t.calls").read_text().splitlines()
+    assert ("--resume" in first, "--resume" in again) == (False, True)
+    assert (tmp_path / "t" / "value").read_text() == "7"
 
 
 @real
