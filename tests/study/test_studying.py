@@ -92,6 +92,37 @@ def test_a_study_from_its_file_to_its_report(
     assert "eval   4 done" in said and "does not run now" in said
 
 
+def test_a_grid_tells_how_much_two_changes_do_together(place: Path) -> None:
+    """By chair_s: 8, 4, 6 and 0 of 12 with the first seed, one more with the second.
+
+    Both changes: -8; alone -4 and -2; so together -2 more than the sum.
+    """
+    counts = {("plain", "day"): 8, ("good", "day"): 4, ("plain", "night"): 6, ("good", "night"): 0}
+    for (style, time), invented in counts.items():
+        for seed in range(2):
+            answers(place / f"{style}-{time}-{seed}.jsonl", invented + seed)
+    step = {"name": "eval", "command": "eval chair",
+            "options": {"objects": "{place}/objects.json",
+                        "answers": ["{place}/{style}-{time}-{seed}.jsonl"]}}  # fmt: skip
+    file = study(
+        place, steps=[step, STEPS[1]], factors={"style": "plain", "time": "day"},
+        arms={"grid": {"style": ["plain", "good"], "time": ["day", "night"]}},
+    )  # fmt: skip
+    assert run("run", file, "--out", place / "out") == 0
+    found = read_json(place / "out" / "study.json")
+    (both,) = found["interactions"]
+    assert both["value"] == pytest.approx(-2 / 12)
+    assert both["low"] < both["value"] < both["high"]
+    values = {effect["arm"]: effect["value"] for effect in found["effects"]}
+    assert values == {
+        "style=good,time=day": pytest.approx(-4 / 12),
+        "style=plain,time=night": pytest.approx(-2 / 12),
+        "style=good,time=night": pytest.approx(-8 / 12),
+    }
+    assert all(effect["p_holm"] >= effect["p"] for effect in found["effects"])
+    assert "style \N{MULTIPLICATION SIGN} time" in (place / "out" / "report.html").read_text()
+
+
 def test_only_the_arm_that_changed_is_made_again(
     place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
