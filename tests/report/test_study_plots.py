@@ -58,7 +58,7 @@ def test_a_legend_of_long_names_has_fewer_columns() -> None:
 def test_reward_and_truth_stand_side_by_side() -> None:
     follows, parts = reward_and_truth([arm("dpo"), arm("follows", truth=0.2),
                                        arm("parts", truth=-0.2)])  # fmt: skip
-    # Means of the first and the last 4 of 41 steps: 0.5 +- 0.2 * 1.5 / 40 and 0.2 * 38.5 / 40.
-    assert follows["truth"].startswith("0.508 to 0.693 (+")
+    # Means of the first and the last 4 of 41 steps: 0.5 +- 0.0075, shown as 0.507, and +- 0.1925.
+    assert follows["truth"].startswith("0.507 to 0.693 (+")
     assert parts["truth"].startswith("0.492 to 0.307 (-")
     assert (follows["arm"], parts["arm"]) == ("follows", "parts")

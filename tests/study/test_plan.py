@@ -153,6 +153,20 @@ def test_a_step_is_checked_before_anything_runs(own: Step, said: str, tmp_path: 
         check_steps(Plan(tmp_path, (own, Step("p", "build rate", {"out": "p"}))), [own])
 
 
+def test_a_step_brings_code_of_its_own(tmp_path: Path) -> None:
+    """Its key has the file's content."""
+    code = tmp_path / "tower.py"
+    own = Step("s", "world make", {"folder": "o", "import": str(code)})
+    with pytest.raises(UserError, match=r"--import .*tower\.py does not exist"):
+        check_steps(Plan(tmp_path, (own,)), [own])
+    keys = []
+    for text in ("a = 1", "a = 2"):
+        code.write_text(text)
+        plan = Plan(tmp_path, (own,))
+        keys.append(Keys(plan, check_steps(plan, [own])).key(own, {}))
+    assert keys[0] != keys[1]
+
+
 def test_only_what_changed_and_what_reads_it_is_made_again(
     stand_in: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

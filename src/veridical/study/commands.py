@@ -14,12 +14,15 @@ from veridical.cli.signatures import Option
 from veridical.cli.stand_ins import without_libraries
 from veridical.cli.words import label
 from veridical.runtime.errors import UserError
+from veridical.runtime.local_code import take_imports
 from veridical.study.plan import MODELS, OUTPUTS, Plan, Step, lies_in, texts_of
 
 OWN = ("align", "study plan", "study run", "study status", "study report")
 """Commands that are plans themselves."""
 LIGHT = ("data split", "eval compare", "report", "world make")
 """Commands that load no model and take seconds."""
+IMPORT = "import"
+"""The option of every command that names a Python file of one's own."""
 
 
 def check_steps(plan: Plan, steps: Sequence[Step]) -> dict[str, frozenset[str]]:
@@ -52,8 +55,11 @@ def _checked(plan: Plan, step: Step) -> frozenset[str]:
 
     options = signatures.read_options(function)
     program = f"veridical {step.command}"
-    parsing.parse(program, function, options, command.positionals, step.option_words())
-    paths = frozenset(name for name, option in options.items() if is_path(option))
+    words, files = take_imports(step.option_words())
+    if missing := next((f for f in files if not named_path(plan, str(f)).is_file()), None):
+        raise UserError(f"--import {missing} does not exist.")
+    parsing.parse(program, function, options, command.positionals, words)
+    paths = frozenset({IMPORT, *(name for name, option in options.items() if is_path(option))})
     for name in sorted(paths - set(OUTPUTS)):
         for text in texts_of(step.options.get(name)):
             if not any(lies_in(text, other.output) for other in plan.steps):
@@ -109,7 +115,8 @@ def path_options(command: str) -> frozenset[str]:
         raise UserError(
             f"there is no command {command!r} for a plan. `veridical --help` lists all."
         )
-    return frozenset(name for name, option in _options_of(command).items() if is_path(option))
+    named = (name for name, option in _options_of(command).items() if is_path(option))
+    return frozenset({IMPORT, *named})
 
 
 def has_option(command: str, name: str) -> bool:
