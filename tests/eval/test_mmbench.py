@@ -10,6 +10,8 @@ import pytest
 from published_files import MMBENCH, mmbench
 
 from veridical.cli import main
+from veridical.data.image_checks import refused_files
+from veridical.eval.embedded_images import write_embedded
 from veridical.eval.mmbench import read_tsv, rotated
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_json, read_jsonl
@@ -111,3 +113,9 @@ def test_another_file_is_refused(tmp_path: Path, rows: list[str], told: str) -> 
     path.write_text("index\tquestion\n1\tq\n")
     with pytest.raises(UserError, match="no column answer, image, A, B"):
         read_tsv(path)
+
+
+def test_text_that_is_no_base64_is_refused_as_no_image(tmp_path: Path) -> None:
+    (file,) = write_embedded({"1.jpg": "77!"}, tmp_path).values()
+    assert file.read_text() == "77!"
+    assert refused_files([file], lambda: None) == {file: "not an image of an allowed format"}

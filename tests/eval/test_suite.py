@@ -181,6 +181,8 @@ def test_options_go_to_the_benchmark_that_they_name() -> None:
         ({"options": ["pope.auc=1", "pope.auc=0"]}, "pope.auc twice"),
         ({"options": ["pope.instruction=[1"]}, "no YAML"),
         ({"options": ["pope.per_imag=1"]}, r"no option 'per_imag' \(did you mean 'per_image'\?"),
+        ({"benchmarks": ["gqa"], "options": ["gqa.file=x"]}, r"\(did you mean 'files'\?"),
+        ({"benchmarks": ["gqa"]}, r"gqa needs --options gqa.files=\.\.\., not given. Give them\.$"),
         ({"options": ["pope.per_image=x"]}, "--options pope.per_image: .*integer"),
         ({"options": ["mmhal.judge=x"]}, "of no benchmark that is run here: chair, pope"),
     ],

@@ -14,8 +14,8 @@ def write_embedded(images: Mapping[str, str], out: Path) -> dict[str, Path]:
     """Write images that are not there yet.
 
     Args:
-        images: base64 by file name; what is no base64 becomes an empty file, which is then refused
-            as an image like any other that can't be read.
+        images: base64 by file name; what is no base64 is written as it is, which is then refused
+            as no image.
         out: the run's folder; they go into `question_images`.
 
     Returns:
@@ -28,7 +28,7 @@ def write_embedded(images: Mapping[str, str], out: Path) -> dict[str, Path]:
         try:
             content = base64.b64decode(text, validate=True)
         except (binascii.Error, ValueError):
-            content = b""
+            content = text.encode(errors="replace")
         found[name] = folder / name
         if not found[name].is_file() or found[name].read_bytes() != content:
             partial = folder / f"{name}.tmp"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -180,16 +180,7 @@ def benchmark_options(
     Raises:
         UserError: an option that it does not have, or a value of another type.
     """
-    kind = asks_of(benchmark).options
-    fields = {field.name: field for field in dataclasses.fields(kind)}
-    for name in given:
-        if name not in fields:
-            near = difflib.get_close_matches(name, list(fields), n=1)
-            meant = f" (did you mean {near[0]!r}?)" if near else ""
-            raise UserError(
-                f"{benchmark.name} has no option {name!r}{meant}; it has {', '.join(fields)} and "
-                f"{IMAGES}."
-            )
+    kind, fields = asks_of(benchmark).options, _known_options(benchmark, given)
     values = {name: value for name, value in common.items() if name in fields and value is not None}
     values |= given
     try:
@@ -198,6 +189,24 @@ def benchmark_options(
         first = error.errors(include_url=False, include_context=False)[0]
         place = ".".join(str(part) for part in first["loc"])
         raise UserError(f"--options {benchmark.name}.{place}: {first['msg']}.") from error
+
+
+def _known_options(benchmark: Benchmark, given: Iterable[str]) -> list[str]:
+    """The names of a benchmark's own options.
+
+    Raises:
+        UserError: it does not have one that is given.
+    """
+    known = [field.name for field in dataclasses.fields(asks_of(benchmark).options)]
+    for name in given:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            meant = f" (did you mean {near[0]!r}?)" if near else ""
+            raise UserError(
+                f"{benchmark.name} has no option {name!r}{meant}; it has {', '.join(known)} and "
+                f"{IMAGES}."
+            )
+    return known
 
 
 def wanted_names(names: Sequence[str]) -> set[str]:
@@ -251,6 +260,7 @@ def _chosen(
             raise UserError(
                 f"--options {name} is of no benchmark that is run here: {', '.join(found)}."
             )
+        _known_options(found[name], _without_images(given[name]))
     chosen = [found[name] for name in BENCHMARKS if name in found]
     missing = {one.name: _missing(one, {**common, **given.get(one.name, {})}) for one in chosen}
     lacking = [f"{name}.{option}=..." for name, own in missing.items() for option in own]
@@ -258,10 +268,10 @@ def _chosen(
         shared = sorted({option for own in missing.values() for option in own} & common.keys())
         where = "".join(f"--{option} or " for option in shared)
         which = [name for name, own in missing.items() if own]
+        less = f", or leave a benchmark out: --benchmarks {','.join(names)},-{which[0]}"
         raise UserError(
             f"{', '.join(which)} {'needs' if len(which) == 1 else 'need'} {where}--options "
-            f"{' '.join(lacking)}, not given. Give them, or leave a benchmark out: "
-            f"--benchmarks {','.join(names)},-{which[0]}."
+            f"{' '.join(lacking)}, not given. Give them{less if len(chosen) > 1 else ''}."
         )
     return [
         (one, benchmark_options(one, common, _without_images(given.get(one.name, {}))),
