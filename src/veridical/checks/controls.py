@@ -21,6 +21,7 @@ from veridical.models.batch import Batch
 from veridical.models.policy import Policy
 from veridical.models.precision import dtype_name
 from veridical.models.rendering import Group, open_images
+from veridical.runtime.float64 import in_float64
 
 HALF_MARGIN = 3.0
 """How many times the stock path's own rounding, in half precision, still count as equal (our
@@ -37,7 +38,7 @@ def blind(policy: Policy, fault: str) -> str:
 
 def rms(values: Tensor) -> float:
     """Root of the mean square; steadier than the largest value, so that limits can be close."""
-    return float(values.double().square().mean().sqrt())
+    return float(in_float64(values).square().mean().sqrt())
 
 
 def excess(moved: Tensor, noise: Sequence[Tensor]) -> float:
@@ -58,7 +59,7 @@ def excess(moved: Tensor, noise: Sequence[Tensor]) -> float:
 
 
 def _by_token(values: Tensor) -> Tensor:
-    return values.double().square().mean(-1).sqrt()
+    return in_float64(values).square().mean(-1).sqrt()
 
 
 def other_kernel() -> AbstractContextManager[object]:

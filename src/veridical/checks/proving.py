@@ -250,7 +250,7 @@ def _image_matters_by_rank(moved: Tensor, noise: Tensor, unit: str) -> Proof:
     if value > limit:
         from scipy.stats import wilcoxon  # a second at every start, else
 
-        p = float(wilcoxon((moved - noise).double().cpu().numpy(), alternative="greater").pvalue)
+        p = float(wilcoxon((moved - noise).cpu().double().numpy(), alternative="greater").pvalue)
     blind = value > limit and not p < SIGNIFICANT
     tried = counted(len(moved), "answers")
     detail = f"{tried} with gray and turned images against rounding, p = {p:.2g}"

@@ -17,6 +17,7 @@ from veridical.models.positions import (
 )
 from veridical.models.prefix_masks import shared_mask
 from veridical.models.rendering import Group
+from veridical.runtime.float64 import moved_to
 
 CPU = torch.device("cpu")
 
@@ -115,7 +116,7 @@ class Draft:
         """The batch where the model is; a mask of all pairs of tokens is made there."""
         device = policy.device
         wait = device.type != "cuda"
-        moved = self._with(lambda tensor: tensor.to(device, non_blocking=not wait))
+        moved = self._with(lambda tensor: moved_to(tensor, device, not wait))
         if moved.segments is None:
             return moved.batch
         masks = {

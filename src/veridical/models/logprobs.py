@@ -136,7 +136,7 @@ def compute_logps(
     sums = []
     for start in range(0, len(groups), batch_size):
         batch = collate(policy, groups[start : start + batch_size], share_prefix)
-        sums.append(response_logps(policy.model, batch).sums.double().cpu())
+        sums.append(response_logps(policy.model, batch).sums.cpu().double())
     policy.model.train(training)
     return torch.cat(sums)
 

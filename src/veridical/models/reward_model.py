@@ -36,6 +36,7 @@ from veridical.models.precision import unmixed, working_dtype
 from veridical.models.rendering import Group, open_images
 from veridical.runtime.errors import UserError, reason_of
 from veridical.runtime.files import read_json, write_json, writing
+from veridical.runtime.float64 import in_float64, moved_to, widest
 from veridical.runtime.options import DtypeName
 from veridical.runtime.randomness import generator
 
@@ -208,7 +209,7 @@ def reward_measure(policy: Policy, seed: int = 0) -> ResponseMeasure:
     """
     size = policy.core.config.get_text_config().hidden_size
     drawn = torch.from_numpy(generator(seed, "proof direction").standard_normal(size))
-    direction: Tensor = (drawn / drawn.norm()).to(policy.device)
+    direction = moved_to(drawn / drawn.norm(), policy.device)
 
     def ours(batch: Batch) -> Tensor:
         states = _last_states(policy.model, batch).to(direction.dtype)
@@ -221,18 +222,18 @@ def reward_measure(policy: Policy, seed: int = 0) -> ResponseMeasure:
         )
 
     def rounding(groups: Sequence[Group]) -> float:
-        longest = _last_states(policy.model, row_batch(policy, groups)).double().norm(dim=-1).max()
-        return float(longest) * torch.finfo(working_dtype(policy)).eps
+        states = in_float64(_last_states(policy.model, row_batch(policy, groups)))
+        return float(states.norm(dim=-1).max()) * torch.finfo(working_dtype(policy)).eps
 
     return ResponseMeasure(ours, stock, rounding, "units of the last state")
 
 
 def _stock_state(policy: Policy, group: Group, index: int) -> Tensor:
-    """By the model's own processor and forward alone. Float64. Shape: (hidden,)."""
+    """By the model's own processor and forward alone. Shape: (hidden,)."""
     images = open_images(group.images_of(index))
     inputs = stock_inputs(policy, images, group.prompt_of(index) + group.response_texts[index])
     last: Tensor = policy.core(**inputs, output_hidden_states=True).hidden_states[-1][0, -1]
-    return last.double()
+    return last.to(widest(last.device))
 
 
 def save_head(head: nn.Linear, reading: RewardInputs, folder: Path) -> None:

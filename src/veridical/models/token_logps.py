@@ -37,7 +37,7 @@ def compute_token_logps(
     batch = collate(policy, groups, share_prefix)
     logps = batch_logps(policy.model, batch)
     policy.model.train(training)
-    sums = batch.sum_by_response(logps).double().cpu()
+    sums = batch.sum_by_response(logps).cpu().double()
     tokens = logps.cpu().split(batch.token_counts.sum(-1).tolist())
     return [TokenLogps(*pair) for pair in zip(sums, tokens, strict=True)]
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from veridical.objectives.base import Described
 from veridical.runtime.errors import UserError
+from veridical.runtime.float64 import in_float64
 
 KLEstimator = Literal["k1", "k3"]
 Total = Callable[[Tensor], Tensor]
@@ -260,7 +261,7 @@ def mean_and_variance(values: Tensor, mask: Tensor, total: Total) -> tuple[Tenso
     Returns:
         Two scalars, in float64.
     """
-    chosen = values[mask].double()
+    chosen = in_float64(values[mask])
     parts = total(torch.stack([chosen.sum(), chosen.new_tensor(len(chosen))]))
     mean = parts[0] / parts[1]
     return mean, total((chosen - mean).square().sum()) / parts[1]

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from veridical.models.policy import Policy, end_token_ids, image_token_id, placeholder_token_ids
+from veridical.runtime.float64 import widest
 from veridical.runtime.randomness import generator
 
 BLOCK = 512
@@ -62,7 +63,7 @@ def token_noise(seed: int, keys: Sequence[str], tokens: int, device: torch.devic
     """
     rows = [generator(seed, "tokens", key).random(tokens) for key in keys]
     noise = torch.from_numpy(np.stack(rows))
-    return noise.to(device, _exact(device))
+    return noise.to(device, widest(device))
 
 
 def choose(
@@ -97,7 +98,7 @@ def choose(
     if temperature != 0 or with_logps:
         weights = weights.exp_()
         sums = torch.cat([part.sum(-1) for part in _blocks(weights)], -1)
-        sums = sums.to(_exact(logits.device))
+        sums = sums.to(widest(logits.device))
     if temperature != 0:
         cumulative = sums.cumsum(-1)
         block = _where(cumulative, noise * cumulative[:, -1])
@@ -112,10 +113,6 @@ def choose(
         return ChosenTokens(tokens, None)
     weight = weights.gather(-1, chosen[:, None]).squeeze(-1).to(sums.dtype)
     return ChosenTokens(tokens, weight.log() - sums.sum(-1).log())
-
-
-def _exact(device: torch.device) -> torch.dtype:
-    return torch.float32 if device.type == "mps" else torch.float64
 
 
 def _blocks(values: Tensor) -> Iterator[Tensor]:

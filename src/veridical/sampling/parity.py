@@ -26,6 +26,7 @@ from veridical.models.prompt_texts import render_prompt
 from veridical.models.refused_rows import RefusedRowsError
 from veridical.models.rendering import RefusedRowError
 from veridical.runtime.errors import UserError
+from veridical.runtime.float64 import in_float64
 from veridical.runtime.randomness import generator
 from veridical.sampling.cache import APART, REPEATED, UNMIXED, CacheRows
 from veridical.sampling.choice import never_sampled
@@ -328,7 +329,8 @@ def distance(ours: Sequence[Tensor], stock: Sequence[Tensor]) -> Distance:
     """
     worst = Distance(0.0, 0, 1)
     for example, (mine, theirs) in enumerate(zip(ours, stock, strict=True)):
-        for token, pair in enumerate(zip(mine.double(), theirs.double(), strict=True), start=1):
+        exact = zip(in_float64(mine), in_float64(theirs), strict=True)
+        for token, pair in enumerate(exact, start=1):
             value = _apart(*pair)
             if not value <= worst.value:
                 worst = Distance(value, example, token)

@@ -130,7 +130,7 @@ def measure_rewards(head: nn.Linear, groups: Sequence[Group], share_prefix: bool
 
 def _rewards(head: nn.Linear, groups: Sequence[Group], share: bool, policy: Policy) -> Tensor:
     own = copy.deepcopy(head).to(policy.device)
-    return response_rewards(policy.model, own, collate(policy, groups, share)).double().cpu()
+    return response_rewards(policy.model, own, collate(policy, groups, share)).cpu().double()
 
 
 def read_reward_pairs(

@@ -54,7 +54,7 @@ def check_pairs(
     logps = compute_logps(policy, groups, task.share_prefix, len(groups))
     reference = train.reference_logps[chosen]
     if task.reference_in_step:
-        reference = task.scorer(batch, reference=True)[0].double().cpu()
+        reference = task.scorer(batch, reference=True)[0].cpu().double()
     # Stored or in the step, the reference has read this very batch, so that no dtype is a reason to
     # differ.
     again = compute_logps(policy, groups, task.share_prefix, len(groups))

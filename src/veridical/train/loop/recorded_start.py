@@ -97,7 +97,7 @@ def _ids(groups: Sequence[Group]) -> list[str]:
 
 
 def _moved(before: object, now: Tensor) -> float:
-    return float((torch.tensor(before, dtype=torch.float64) - now.double().cpu()).abs().max())
+    return float((torch.tensor(before, dtype=torch.float64) - now.cpu().double()).abs().max())
 
 
 def _require(out: Path, moved: float, limit: float) -> None:

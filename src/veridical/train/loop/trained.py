@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 from veridical.models.policy import Policy
 from veridical.runtime import processes
 from veridical.runtime.errors import UserError
+from veridical.runtime.float64 import in_float64
 
 WEIGHTS = "trained.safetensors"
 
@@ -163,7 +164,7 @@ def require_same_start(model: PreTrainedModel) -> None:
     Raises:
         UserError: they do not, so that what is trained would be a mixture.
     """
-    sums = [float(p.detach().double().sum()) for p in trained_parameters(model).values()]
+    sums = [float(in_float64(p.detach()).sum()) for p in trained_parameters(model).values()]
     if any(other != sums for other in processes.gather(sums)):
         raise UserError(
             "The processes start from different weights. See that each loads the same model, and "

@@ -14,6 +14,7 @@ from veridical.models.precision import unmixed
 from veridical.models.token_scores import token_values
 from veridical.objectives.policy_gradient import Advantages, PolicyGradient, ScoredTokens, kl_terms
 from veridical.runtime import processes
+from veridical.runtime.float64 import in_float64
 from veridical.runtime.run_files import LogRow
 from veridical.train.loop.modes import learning
 from veridical.train.loop.seen import given_features
@@ -107,7 +108,7 @@ class Sums:
     def tensor(self) -> Tensor:
         """All of them, in the order of the fields."""
         values = [getattr(self, field.name) for field in dataclasses.fields(self)]
-        return torch.stack([value.detach().double().cpu() for value in values])
+        return torch.stack([value.detach().cpu().double() for value in values])
 
     def __add__(self, other: Sums) -> Sums:
         return Sums(*(self.tensor() + other.tensor()))
@@ -133,7 +134,7 @@ class Whole:
     def of(cls, objective: PolicyGradient, mask: Tensor) -> Whole:
         """From the mask of this process's tokens; all processes have to take part."""
         own = [objective.counted(mask).sum(), objective.divisor(mask)]
-        actions, divisor = processes.total(torch.stack(own).double()).tolist()
+        actions, divisor = processes.total(in_float64(torch.stack(own))).tolist()
         return cls(actions, divisor)
 
 

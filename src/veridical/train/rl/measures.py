@@ -12,6 +12,7 @@ from torch import Tensor
 from veridical.objectives.grpo import equal_rewards
 from veridical.objectives.policy_gradient import kl_terms
 from veridical.runtime import processes
+from veridical.runtime.float64 import in_float64
 from veridical.runtime.run_files import LogRow
 from veridical.train.rl.experience import Experience
 
@@ -73,7 +74,7 @@ def measures_of(experience: Experience, k: int = 1) -> LogRow:
 
 def mean_over_all(values: Tensor, mask: Tensor | None = None) -> float | None:
     """The mean over what counts in all processes; None where nothing does."""
-    chosen = (values if mask is None else values[mask]).double()
+    chosen = in_float64(values if mask is None else values[mask])
     parts = processes.total(torch.stack([chosen.sum(), chosen.new_tensor(chosen.numel())]))
     return float(parts[0] / parts[1]) if parts[1] > 0 else None
 
