@@ -286,7 +286,7 @@ def test_objectives_against_a_slow_reference(loss: PairLoss) -> None:
     draw = torch.Generator().manual_seed(1)
     shape = (4, branches(loss), 7)  # pair, branch, token
     tokens, old = (-torch.rand(shape, generator=draw, dtype=torch.float64) for _ in range(2))
-    if loss.over_batch:
+    if loss.over_batch or loss.mismatched:
         tokens, old = tokens[:1].expand(shape), old[:1].expand(shape)
     ours = loss(paired(tokens.sum(-1), old.sum(-1)))
     for pair in range(4):
@@ -633,7 +633,8 @@ def test_an_objective_describes_itself() -> None:
         (Preference(terms=(Likelihood(-1.0),)), "--nll-weight is -1.0; give 0 or more"),
         (Preference(MPO(), (Likelihood(1.0),)), "--loss mpo has the likelihood already"),
         (Preference(MPO(), per_token=True), "running reward shift .* Leave --per-token out"),
-        (Preference(Combined(terms="simpo:1,dpo:1"), per_token=True), "--loss simpo divides"),
+        (Preference(Combined(terms="dpo:1,simpo:1"), per_token=True), "--terms simpo divides"),
+        (Preference(Combined(terms="dpo:1,nll:1"), (Likelihood(1.0),)), "^--terms has the likel"),
         (Preference(Combined(terms="kto:1,mdpo:1")), "can't have both kto and mdpo"),
         (Preference(Combined(terms="symmpo:1,svco:1")), "have both symmpo and svco"),
         (Preference(KTO(desirable_weight=0.0)), "--desirable-weight is 0.0; give above 0"),

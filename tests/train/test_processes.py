@@ -52,6 +52,7 @@ CASES: dict[str, dict[str, Any]] = {
     "full": {"command": "dpo", "tuning": "full", "reference": "in_step"},
     "adapters-off": {"command": "dpo", "reference": "in_step"},
     "reward-shift": {"command": "dpo", "loss": "bco", "reward_shift": "running"},
+    "kto": {"command": "dpo", "loss": "kto", "per_token": "true"},
     "following": {
         "command": "dpo",
         "tuning": "full",

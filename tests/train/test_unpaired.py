@@ -15,13 +15,16 @@ from veridical.models.batching import collate
 from veridical.models.policy import Policy
 from veridical.models.rendering import render_group
 from veridical.objectives.averaged import AveragedPreference
+from veridical.objectives.base import PairLogps
 from veridical.objectives.dpo import DPO
-from veridical.objectives.kto import KTO
+from veridical.objectives.kto import KTO, estimated_kl
 from veridical.objectives.likelihood import Likelihood
+from veridical.runtime import processes
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_json, read_jsonl
 from veridical.train.dpo import train_dpo
 from veridical.train.loop.mismatched import before_with_another, tell_balance, with_answers_of
+from veridical.train.loop.step_divergence import StepDivergence
 from veridical.train.options import Training
 
 WORDS = ["red cup", "blue dog", "green chair", "black cat", "orange bus", "purple car"]
@@ -93,7 +96,6 @@ def test_answers_of_one_kind_are_told(
         ({"objective": AveragedPreference(DPO())}, "only --loss kto learns from these"),
         ({"objective": AveragedPreference(KTO(), (Likelihood(1.0),))}, "without --terms and"),
         ({"training": replace(TRAINING, batch_size=1)}, "--batch-size 1 that is one row"),
-        ({"training": replace(TRAINING, accumulation=2)}, "all rows of a step have to be in one"),
     ],
 )
 def test_what_single_answers_cannot_do(given: dict[str, Any], message: str) -> None:
@@ -101,6 +103,44 @@ def test_what_single_answers_cannot_do(given: dict[str, Any], message: str) -> N
     options: dict[str, Any] = {"objective": LOSS, "training": TRAINING, **given}
     with pytest.raises(UserError, match=message):
         train_dpo("nothing", Path("nothing"), Path("nothing"), kind="unpaired", **options)
+
+
+def test_batches_of_a_step_are_estimated_as_one(
+    saved: str, tmp_path: Path, pictures: list[Image.Image]
+) -> None:
+    """Also where the last step is smaller, and where rows are held out."""
+    data = write(tmp_path / "rows.parquet", pictures, 9)
+    for out, size in (("whole", 4), ("halves", 2)):
+        training = replace(
+            TRAINING, batch_size=size, accumulation=4 // size, max_steps=3, held_out=0.35,
+            evaluations=2,
+        )  # fmt: skip
+        train_dpo(saved, data, tmp_path / out, LOSS, kind="unpaired", training=training)
+    whole, halves = (read_jsonl(tmp_path / out / "log.jsonl") for out in ("whole", "halves"))
+    assert len(whole) == len(halves) and whole[-1]["kl"] != 0
+    for one, other in zip(whole, halves, strict=True):
+        for name in ("loss", "kl", "rewards_margin"):
+            assert other[name] == pytest.approx(one[name], rel=1e-4, abs=1e-5), (one, name)
+
+
+def test_a_divergence_is_that_of_all_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ratios 1 and 3 here, 5 elsewhere: mean 3; per token (2 and 4 of them) 0.5, 0.75 and 0.25."""
+    none = torch.zeros(2, 1)
+    other = PairLogps(torch.tensor([[1.0], [3.0]]), none, torch.tensor([[2], [4]]))
+    logps = PairLogps(none, none, torch.ones(2, 1), contrast=other)
+    elsewhere = torch.tensor([5.0, 0.25, 1.0])
+    monkeypatch.setattr(processes, "total", lambda own: own + elsewhere)
+    step = StepDivergence()
+    for counts, expected in ((True, [3.0, 0.5]), (False, [5.0, 0.25])):
+        step.see(logps, counts)
+        assert step.value is not None and [float(one) for one in step.value] == expected
+    known = replace(logps, divergence=step.value)
+    assert float(estimated_kl(known)) == 5.0 and float(estimated_kl(known.per_token())) == 0.25
+    step.look_ahead([(logps, True), (logps, True)])
+    step.see(logps, False)
+    assert step.value is not None and float(step.value.of_sums) == pytest.approx(13 / 5)
+    step.forget()
+    assert step.value is None
 
 
 def test_one_prompt_alone_has_no_answers_to_others(

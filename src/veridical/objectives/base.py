@@ -31,6 +31,18 @@ CHOSEN_ELSEWHERE = View("chosen", "contrast_images")
 REJECTED_ELSEWHERE = View("rejected", "contrast_images")
 
 
+class Divergence(NamedTuple):
+    """How far the policy has moved on answers to other prompts, without gradient; 0 or more.
+
+    Attributes:
+        of_sums: the mean log-ratio, summed over tokens. Shape: ().
+        of_means: the same of means over tokens. Shape: ().
+    """
+
+    of_sums: Tensor
+    of_means: Tensor
+
+
 @dataclass(frozen=True)
 class PairLogps:
     """What an objective is called with: log-probabilities of the answers of some pairs.
@@ -55,6 +67,8 @@ class PairLogps:
         policy_weights: how likely the policy is to say each answer, near 1 where it is its own, for
             losses that ask for it by `needs_squares`; None where rows are only evaluated. Shape as
             `policy`.
+        divergence: estimated from all batches of the step, for losses that read mismatched answers;
+            None where these rows are all there are.
         mean_log_ratio: of the answers of all steps before this one, for losses that ask for it by
             `follows_rewards`; 0 before the first step.
     """
@@ -68,6 +82,7 @@ class PairLogps:
     mean_log_ratio: float = 0.0
     labels: Tensor | None = None
     policy_weights: Tensor | None = None
+    divergence: Divergence | None = None
 
     @property
     def branches(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -88,9 +103,10 @@ class PairLogps:
 
     def per_token(self) -> PairLogps:
         """The same, each divided by its answer's length."""
-        lengths = self.lengths
+        lengths, known = self.lengths, self.divergence
         return dataclasses.replace(
             self,
+            divergence=None if known is None else Divergence(known.of_means, known.of_means),
             policy=self.policy / lengths,
             reference=self.reference / lengths,
             contrast=None if self.contrast is None else self.contrast.per_token(),

@@ -25,9 +25,6 @@ class KTO(PairLoss):
     """
 
     name: ClassVar[str] = "kto"
-    over_batch: ClassVar[bool] = True
-    reads_batch: ClassVar[str] = "estimates a divergence from all rows of a batch"
-    batch_of_one: ClassVar[str] = "that is one row. Set a larger --batch-size."
     two_answers: ClassVar[bool] = True
     mismatched: ClassVar[bool] = True
     beta: Annotated[float, ABOVE_ZERO] = 0.1
@@ -60,7 +57,7 @@ class KTO(PairLoss):
 def estimated_kl(logps: PairLogps) -> Tensor:
     """How far the policy has moved on answers to other prompts; 0 or more, without gradient.
 
-    The mean log-ratio of a batch's mismatched answers (Ethayarajh et al. 2024). As in
+    The mean log-ratio of a step's mismatched answers (Ethayarajh et al. 2024). As in
     TRL, but that there an answer's other prompt is its neighbor's in the batch, which changes with
     the order of the rows, and here in the data: so the reference's log-probs can be stored.
 
@@ -70,9 +67,16 @@ def estimated_kl(logps: PairLogps) -> Tensor:
     Returns:
         In nats. Shape: ().
     """
+    if logps.divergence is not None:
+        return logps.divergence.of_sums
+    return mismatched_ratios(logps).mean().clamp(min=0)
+
+
+def mismatched_ratios(logps: PairLogps) -> Tensor:
+    """Log-ratios of answers to other prompts, without gradient. Shape: (rows, answers)."""
     other = logps.contrast
     assert other is not None  # asked for by `mismatched`
-    return (other.policy - other.reference).detach().mean().clamp(min=0)
+    return (other.policy - other.reference).detach()
 
 
 def kto_loss(gains: Tensor, beta: float) -> Tensor:

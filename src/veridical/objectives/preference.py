@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import cast
 
@@ -74,6 +75,17 @@ class Preference(Described):
         return self.loss.title
 
     @property
+    def given_as(self) -> str:
+        """The option that chose the loss, and its name where that is one: `--loss dpo`."""
+        return "--terms" if isinstance(self.loss, Combined) else f"--loss {self.loss.name}"
+
+    def option_of(self, which: Callable[[PairLoss], bool]) -> str:
+        """The option that chose a loss of which something is true, such as `--loss kto`."""
+        if not isinstance(self.loss, Combined):
+            return self.given_as
+        return f"--terms {next(loss.name for loss in self.pair_losses if which(loss))}"
+
+    @property
     def needs_reference(self) -> bool:
         """Whether the reference's log-probabilities are used."""
         return any(one.needs_reference for _, one in self.parts)
@@ -140,8 +152,9 @@ class Preference(Described):
             part.check()
         for loss in self.pair_losses if self.per_token else ():
             if loss.averages_tokens:
+                option = self.option_of(lambda one: one.averages_tokens)
                 raise UserError(
-                    f"--loss {loss.name} divides log-probs by their answer's length itself, and "
+                    f"{option} divides log-probs by their answer's length itself, and "
                     "--per-token true would divide them twice. Leave --per-token out."
                 )
         if self.per_token and self.follows_rewards:
@@ -159,7 +172,7 @@ class Preference(Described):
                 )
         if sum(isinstance(one, Likelihood) for _, one in self.parts) > 1:
             raise UserError(
-                f"--loss {self.loss.name} has the likelihood already, and --nll-weight would add "
+                f"{self.given_as} has the likelihood already, and --nll-weight would add "
                 "it twice. Leave --nll-weight out, and change the weight that it has there."
             )
 

@@ -119,8 +119,8 @@ def check_dpo(
         )
     if reference_model and not objective.needs_reference:
         raise UserError(
-            f"--reference-model means nothing with --loss {objective.loss.name}, which compares "
-            "with no reference. Leave it out."
+            f"--reference-model means nothing with {objective.given_as}, which compares with no "
+            "reference. Leave it out."
         )
     if reference_model is model and not isinstance(model, str):
         raise UserError(

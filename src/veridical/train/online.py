@@ -119,16 +119,7 @@ def train_online(
         check_similarity(bdhs.similarity)
     objective.check()
     require_whole_batch(objective, training.batch_size, training.accumulation)
-    if objective.mismatched:
-        raise UserError(
-            "--loss kto reads answers to other prompts beside each row's own, which fresh pairs "
-            "don't have. Set another --loss, or use train dpo."
-        )
-    if objective.views:
-        raise UserError(
-            f"--loss {objective.loss.name} compares answers under contrast_images, which fresh "
-            "pairs don't have. Set another --loss, or use train dpo."
-        )
+    refuse_other_answers(objective)
     judged = pairs != "bdhs"
     given = Given("train online", model, data, out, training, options, *_read(judging, judged))
     with start_training(given) as run:
@@ -176,6 +167,25 @@ def train_online(
             engine.close()
         trained = Trained(figures, save_result(policy, model, training, out, measure))
         _finish(run, METHODS[pairs], items, sharing, proofs, trained)
+
+
+def refuse_other_answers(objective: Preference) -> None:
+    """Refuse a loss that reads more than a pair's two answers under its own images.
+
+    Raises:
+        UserError: names the option that chose it.
+    """
+    if objective.mismatched:
+        raise UserError(
+            f"{objective.option_of(lambda loss: loss.mismatched)} reads answers to other prompts "
+            "beside each row's own, which fresh pairs don't have. Choose another loss, or use "
+            "train dpo."
+        )
+    if objective.views:
+        raise UserError(
+            f"{objective.option_of(lambda loss: bool(loss.views))} compares answers under "
+            "contrast_images, which fresh pairs don't have. Choose another loss, or use train dpo."
+        )
 
 
 def _read(judging: Judging, judged: bool) -> tuple[dict[str, Path | None], dict[str, str | None]]:

@@ -56,8 +56,8 @@ class Following:
             return
         if not objective.needs_reference:
             raise UserError(
-                f"--reference-every means nothing with --loss {objective.loss.name}, which "
-                "compares with no reference. Leave it out."
+                f"--reference-every means nothing with {objective.given_as}, which compares with "
+                "no reference. Leave it out."
             )
         if reference != "in_step":
             raise UserError(

@@ -18,12 +18,15 @@ MOST_IN_BALANCE = 4 / 3
 """How many times the weight of all bad answers that of all good ones may be (KTO's eq. 8)."""
 
 
-def with_mismatched(rows: TrainingRows, limit: int | None) -> TrainingRows:
+def with_mismatched(
+    rows: TrainingRows, limit: int | None, option: str = "--loss kto"
+) -> TrainingRows:
     """The same rows, each with the answers of the last one before it that has another prompt.
 
     Args:
         rows: the pairs, or answers without a pair.
         limit: tokens that prompt and answer may have; a longer answer of another row is cut there.
+        option: what chose the loss that reads them, for the message.
 
     Raises:
         UserError: all rows have the same prompt and pictures.
@@ -35,7 +38,7 @@ def with_mismatched(rows: TrainingRows, limit: int | None) -> TrainingRows:
     if others is None:
         raise UserError(
             f"All {counted(len(rows.groups), 'rows')} ask the same about the same pictures, and "
-            "--loss kto estimates a divergence from answers to other prompts. Add rows with other "
+            f"{option} estimates a divergence from answers to other prompts. Add rows with other "
             "pictures or questions, or set --loss dpo with pairs."
         )
     groups = [

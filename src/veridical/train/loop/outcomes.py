@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -11,25 +11,32 @@ from torch import Tensor
 from veridical.models.logprobs import ResponseLogps
 from veridical.models.rendering import Group
 from veridical.objectives.base import PairLogps, PairLoss
-from veridical.objectives.combined import Combined
 from veridical.objectives.preference import Preference
 from veridical.objectives.wpo import policy_weights
 from veridical.runtime import processes
 from veridical.runtime.errors import UserError
 from veridical.train.loop.reward_shift import RunningMean
+from veridical.train.loop.step_divergence import StepDivergence
 from veridical.train.loop.task import Objective, Outcome
 
 
-def preference_outcome(objective: Preference, follow: RunningMean | None = None) -> Objective:
+def preference_outcome(
+    objective: Preference,
+    follow: RunningMean | None = None,
+    divergence: StepDivergence | None = None,
+) -> Objective:
     """Response 0 is chosen, the others are rejected; logged is the first rejected one.
 
     Args:
         objective: what is minimized.
         follow: knows the mean log-ratio of the steps before, for objectives that ask for it.
+        divergence: knows that of the whole step, for objectives that ask for it.
     """
 
     def compute(policy: ResponseLogps, reference: Tensor) -> Outcome:
         logps = pair_logps(policy, reference)
+        if divergence is not None:
+            logps = dataclasses.replace(logps, divergence=divergence.value)
         if follow is None:
             return Outcome(objective(logps).sum(), objective.measures(logps))
         logps = dataclasses.replace(logps, mean_log_ratio=follow.mean)
@@ -88,21 +95,25 @@ def require_whole_batch(objective: Preference, batch_size: int, accumulation: in
     """Refuse a loss of whole batches where a step's rows are in several, or a single pair is one.
 
     Raises:
-        UserError: batches are accumulated, other processes have some of the rows, or a batch is
-            one pair.
+        UserError: batches are accumulated, other processes have some of the rows, a batch is one
+            pair, or a step of a loss of whole steps is one row.
     """
+    if objective.mismatched and batch_size * accumulation * processes.world_size() == 1:
+        option = objective.option_of(lambda loss: loss.mismatched)
+        raise UserError(
+            f"{option} estimates a divergence from all rows of a step; with --batch-size 1 that is "
+            "one row. Set a larger --batch-size or --accumulation."
+        )
     if not objective.over_batch:
         return
-    name, option = _chosen(objective, lambda loss: loss.over_batch)
+    option = objective.option_of(lambda loss: loss.over_batch)
     loss = next(one for one in objective.pair_losses if one.over_batch)
     if batch_size == 1:
-        raise UserError(
-            f"{option} {name} {loss.reads_batch}; with --batch-size 1 {loss.batch_of_one}"
-        )
+        raise UserError(f"{option} {loss.reads_batch}; with --batch-size 1 {loss.batch_of_one}")
     if accumulation == 1 and processes.world_size() == 1:
         return
     raise UserError(
-        f"{option} {name} {loss.reads_batch}, so all rows of a step have to be in one. Set "
+        f"{option} {loss.reads_batch}, so all rows of a step have to be in one. Set "
         "--accumulation 1 with a larger --batch-size, in a single process."
     )
 
@@ -123,20 +134,20 @@ def require_used(objective: Preference, groups: Iterable[Group]) -> None:
     """
     for group in groups:
         if group.beta_factor != 1 and not objective.uses_beta_factors:
-            refused = _chosen(objective, lambda loss: not loss.uses_beta_factors)
+            refused = objective.option_of(lambda loss: not loss.uses_beta_factors)
             has = f"the beta_factor {group.beta_factor:g}"
             _refuse_column(group.id, "beta_factor", has, refused)
         if group.weights and not objective.uses_weights:
-            refused = _chosen(objective, lambda loss: not loss.uses_weights)
+            refused = objective.option_of(lambda loss: not loss.uses_weights)
             _refuse_column(group.id, "span_weights", "span_weights", refused)
         if group.response_images and group.response_images[1] is not None:
             _refuse_other_pictures(objective, group.id)
         answers = len(group.response_ids) - (group.contrasts or 0)
         if answers > 2 and any(map(_compares_two, objective.pair_losses)):
-            name, option = _chosen(objective, _compares_two)
             raise UserError(
-                f"Row {group.id} has more_rejected, and {option} {name} compares two answers. Set "
-                "--first-rejected-weight 1, which leaves further ones out."
+                f"Row {group.id} has more_rejected, and {objective.option_of(_compares_two)} "
+                "compares two answers. Set --first-rejected-weight 1, which leaves further ones "
+                "out."
             )
 
 
@@ -148,23 +159,15 @@ def _compares_two(loss: PairLoss) -> bool:
 def _refuse_other_pictures(objective: Preference, id: str) -> None:
     """Refuse a row whose rejected answer has pictures of its own, where a loss takes none."""
     if any(loss.same_pictures for loss in objective.pair_losses):
-        name, option = _chosen(objective, lambda loss: loss.same_pictures)
+        option = objective.option_of(lambda loss: loss.same_pictures)
         raise UserError(
-            f"Row {id} has rejected_images or rejected_masked, and {option} {name} reads both "
+            f"Row {id} has rejected_images or rejected_masked, and {option} reads both "
             "answers with images. Leave these columns out, or set --loss dpo, mdpo or symmpo."
         )
 
 
-def _refuse_column(id: str, column: str, has: str, loss: tuple[str, str]) -> None:
-    name, option = loss
+def _refuse_column(id: str, column: str, has: str, option: str) -> None:
     raise UserError(
-        f"Row {id} has {has}, and {option} {name} takes none. Set --loss {TAKERS[column]}, or "
+        f"Row {id} has {has}, and {option} takes none. Set --loss {TAKERS[column]}, or "
         "leave the column out."
     )
-
-
-def _chosen(objective: Preference, which: Callable[[PairLoss], bool]) -> tuple[str, str]:
-    """The name of a loss of which something is true, and the option that chose it."""
-    if not isinstance(objective.loss, Combined):
-        return objective.loss.name, "--loss"
-    return next(loss.name for loss in objective.pair_losses if which(loss)), "--terms"

@@ -16,6 +16,7 @@ from veridical.train.loop.reference import Reference
 from veridical.train.loop.reward_shift import RunningMean
 from veridical.train.loop.rows import TrainingRows, longest_row, read_training_rows
 from veridical.train.loop.scorer import Scorer
+from veridical.train.loop.step_divergence import StepDivergence
 from veridical.train.loop.task import Task
 from veridical.train.options import Training
 
@@ -42,7 +43,8 @@ def read_preferences(
     require_used(objective, read.groups)
     read = read.changed(partial(weighed, objective.loss))
     if objective.mismatched:
-        read = with_mismatched(read, longest_row(policy, training))
+        option = objective.option_of(lambda loss: loss.mismatched)
+        read = with_mismatched(read, longest_row(policy, training), option)
     return read
 
 
@@ -69,14 +71,16 @@ def preference_task(
     dropout, squares = training.model_dropout, objective.needs_squares
     scorer = Scorer(policy, second, model_dropout=dropout, squares=squares)
     follow = RunningMean() if objective.follows_rewards else None
+    divergence = StepDivergence() if objective.mismatched else None
     return Task(
         scorer,
-        preference_outcome(objective, follow),
+        preference_outcome(objective, follow, divergence),
         len,
         share_prefix,
         reference.in_step,
         reference.is_start,
         follow,
+        divergence,
         "" if following is None else str(following),
         [] if following is None else [MoveReference(scorer, following)],
     )

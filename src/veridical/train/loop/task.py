@@ -12,6 +12,7 @@ from veridical.models.logprobs import ResponseLogps
 from veridical.models.rendering import Group
 from veridical.train.loop.reward_shift import RunningMean
 from veridical.train.loop.scorer import Scorer
+from veridical.train.loop.step_divergence import StepDivergence
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,8 @@ class Task:
         moves: how the reference follows the policy, if it does; for the proof of the start.
         callbacks: what the task does at steps.
         follow: gets the log-ratios of what is trained on, where the objective reads their mean.
+        divergence: is estimated from a step's answers to other prompts, where the objective reads
+            it.
     """
 
     scorer: Scorer
@@ -58,5 +61,6 @@ class Task:
     reference_in_step: bool = False
     held_to_start: bool = False
     follow: RunningMean | None = None
+    divergence: StepDivergence | None = None
     moves: str = ""
     callbacks: Sequence[TrainerCallback] = ()

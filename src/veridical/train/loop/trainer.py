@@ -6,7 +6,8 @@ the whole global batch, so that accumulation and processes leave the result unch
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PrinterCallback, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import EvalLoopOutput
 
-from veridical.models.logprobs import logps_of
+from veridical.models.logprobs import ResponseLogps, logps_of
 from veridical.models.placeholders import blank_vision
 from veridical.models.policy import Policy
 from veridical.models.precision import unmixed
@@ -25,6 +26,7 @@ from veridical.train.loop.collator import Collator, StepInputs, have_images
 from veridical.train.loop.items import Items
 from veridical.train.loop.loading_trainer import LoadingTrainer
 from veridical.train.loop.order import Batches
+from veridical.train.loop.outcomes import pair_logps
 from veridical.train.loop.row_means import RowMeans
 from veridical.train.loop.schedule import schedule_for
 from veridical.train.loop.stopping import HIGHER_IS_BETTER, worst
@@ -86,6 +88,22 @@ class GroupTrainer(LoadingTrainer):
 
     def outcome(self, model: PreTrainedModel, inputs: StepInputs) -> Outcome:
         """The objective on one batch; nothing of it counts where the batch only keeps step."""
+        logps, reference = self._scored(model, inputs)
+        if self.task.divergence is not None:
+            counts = bool(inputs["count"] > 0)
+            self.task.divergence.see(pair_logps(logps, reference), counts)
+        outcome = self.task.objective(logps, reference)
+        noisy = self.task.scorer.model_dropout and torch.is_grad_enabled()
+        if self.task.held_to_start and self.state.global_step == 0 and not noisy:
+            # What differs is rounding, in half precision too much for a bound on the margin.
+            known = {"rewards_accuracy": 0.5, "rewards_margin": 0.0}
+            known |= {"rewards_chosen": 0.0, "rewards_rejected": 0.0}
+            for name, value in known.items():
+                outcome.measures[name] = torch.full_like(outcome.measures[name], value)
+        return outcome if inputs["count"] > 0 else Outcome(0.0 * outcome.loss_sum, {})
+
+    def _scored(self, model: PreTrainedModel, inputs: StepInputs) -> tuple[ResponseLogps, Tensor]:
+        """A batch's log-probs, and the reference's. Shape of these: (groups, k)."""
         batch, blank = inputs["batch"].on(self.policy), inputs["blank"]
         reference = inputs["reference_logps"]
         if self.policy.device.type == "cuda":
@@ -96,15 +114,23 @@ class GroupTrainer(LoadingTrainer):
             reference = model(batch, blank, reference=True).sums
         scores = model(batch, blank)
         logps = logps_of(batch, scores.sums, scores.counts, scores.squares)
-        outcome = self.task.objective(logps, reference.to(scores.sums))
-        noisy = self.task.scorer.model_dropout and torch.is_grad_enabled()
-        if self.task.held_to_start and self.state.global_step == 0 and not noisy:
-            # What differs is rounding, in half precision too much for a bound on the margin.
-            known = {"rewards_accuracy": 0.5, "rewards_margin": 0.0}
-            known |= {"rewards_chosen": 0.0, "rewards_rejected": 0.0}
-            for name, value in known.items():
-                outcome.measures[name] = torch.full_like(outcome.measures[name], value)
-        return outcome if inputs["count"] > 0 else Outcome(0.0 * outcome.loss_sum, {})
+        return logps, reference.to(scores.sums)
+
+    def _look_ahead(self, step: Sequence[StepInputs]) -> None:
+        """Estimate what the objective reads of a whole step, where that is several batches."""
+        divergence = self.task.divergence
+        if divergence is None:
+            return
+        divergence.forget()
+        if len(step) == 1:
+            return
+        # Without noise, and not the wrapped model, as where rows are held out.
+        self.model.eval()
+        with torch.no_grad():
+            divergence.look_ahead(
+                (pair_logps(*self._scored(self.model, inputs)), bool(inputs["count"] > 0))
+                for inputs in step
+            )
 
     def compute_loss(  # noqa: D102
         self,
@@ -124,8 +150,9 @@ class GroupTrainer(LoadingTrainer):
         return (loss, {}) if return_outputs else loss
 
     def _get_num_items_in_batch(
-        self, batch_samples: list[dict[str, Tensor]], device: torch.device
+        self, batch_samples: list[StepInputs], device: torch.device
     ) -> Tensor:
+        self._look_ahead(batch_samples)
         count = torch.stack([sample["count"] for sample in batch_samples]).sum()
         found = torch.tensor(len(self.left_out.found) if self.left_out is not None else 0)
         own = torch.stack([count, found])
@@ -178,10 +205,14 @@ class GroupTrainer(LoadingTrainer):
         self.model.eval()
         if not len(self.eval_dataset):
             return {}
-        for inputs in dataloader:
-            inputs = self._prepare_inputs(inputs)
+        # As many batches at a time as a step has, where an objective reads them together.
+        size = self.args.gradient_accumulation_steps if self.task.divergence is not None else 1
+        batches = iter(dataloader)
+        while step := list(itertools.islice(batches, size)):
+            self._look_ahead(step)
             with torch.no_grad():
-                self._means["eval"].add(self.outcome(self.model, inputs), inputs["count"])
+                for inputs in step:
+                    self._means["eval"].add(self.outcome(self.model, inputs), inputs["count"])
         if self.left_out is not None:
             self.left_out.share()
             groups = self.eval_dataset.groups
