@@ -24,7 +24,7 @@ from veridical.data.records import (
 )
 from veridical.models.batching import collate
 from veridical.models.logprobs import response_logps
-from veridical.models.measures import stock_logps
+from veridical.models.measures import stock_inputs, stock_logps
 from veridical.models.policy import Policy
 from veridical.models.rendering import Group
 from veridical.objectives.aot import AOT
@@ -45,7 +45,7 @@ from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_json, read_jsonl, write_json
 from veridical.train import sft
 from veridical.train.dpo import train_dpo
-from veridical.train.loop.outcomes import require_used, weighed
+from veridical.train.loop.outcomes import pair_logps, require_used, weighed
 from veridical.train.loop.reference_cache import precompute
 from veridical.train.loop.rows import read_training_rows
 from veridical.train.loop.training_set import kept_together, same_pictures, split_held_out
@@ -244,6 +244,63 @@ def test_a_given_beginning_carries_no_loss(
     assert tokens[0] - tokens[1] == 3
 
 
+COLUMNS: dict[str, dict[str, Any]] = {
+    "hsa-dpo": {"span_weights": [{"answer": "rejected", "weight": 0.4}]},
+    "opa-dpo": {"span_weights": [
+        {"answer": "chosen", "start": 11, "end": 14, "weight": 2.5},
+        {"answer": "rejected", "start": 0, "end": 5, "weight": 3.0},
+    ]},
+    "mm-dpo": {"beta_factor": 1.7},
+    "c-dpo": {"answer_prefix": "There is a"},
+}  # fmt: skip
+
+
+def test_columns_of_a_pair_by_a_slow_reference(
+    policy: Policy, tmp_path: Path, pictures: list[Image.Image]
+) -> None:
+    """The loss of each row and its gradient, token by token, by the model's own forward alone."""
+    rows = [pair(i, pictures, **columns) for i, columns in enumerate(COLUMNS.values())]
+    answers: tuple[Branch, ...] = ("chosen", "rejected")
+    data = write(tmp_path, rows)
+    groups = read_training_rows(policy, data, "preference", answers, TRAINING).groups
+    reference = -40 * torch.rand(4, 2, dtype=torch.float64)
+    ours = Preference(DPO(0.3))(
+        pair_logps(response_logps(policy.model, collate(policy, groups, True)), reference)
+    )
+    slow = [slow_loss(policy, group, reference[i], 0.3) for i, group in enumerate(groups)]
+    trained = [weight for weight in policy.model.parameters() if weight.requires_grad]
+    for found, expected in zip(ours, slow, strict=True):
+        assert float(found.detach()) == pytest.approx(float(expected.detach()), rel=1e-10)
+        both = [
+            torch.autograd.grad(one, trained, retain_graph=True, allow_unused=True)
+            for one in (found, expected)
+        ]
+        moved = 0.0
+        for own, other in zip(*both, strict=True):
+            assert (own is None) == (other is None)
+            if own is not None and other is not None:
+                assert torch.allclose(own, other, rtol=1e-7, atol=1e-10)
+                moved += float(other.abs().sum())
+        assert moved > 0
+
+
+def slow_loss(policy: Policy, group: Group, reference: torch.Tensor, beta: float) -> torch.Tensor:
+    """DPO of a pair: every token's log-prob, times its weight, where it is not given."""
+    ratios = []
+    for answer, ids in enumerate(group.response_ids):
+        text = group.prompt_text + group.response_texts[answer]
+        inputs = stock_inputs(policy, [load_image(one) for one in group.images], text)
+        logits, total = policy.core(**inputs).logits[0], torch.zeros((), dtype=torch.float64)
+        learned, weights = group.learned_of(answer).tolist(), group.weights_of(answer).tolist()
+        for place, token in enumerate(ids.tolist()):
+            row = logits[len(logits) - len(ids) + place - 1]
+            logp = row[token] - row.exp().sum().log()
+            total = total + weights[place] * logp if learned[place] else total
+        ratios.append(total - reference[answer])
+    margin = beta * group.beta_factor * (ratios[0] - ratios[1])
+    return (1 + (-margin).exp()).log()
+
+
 def test_a_loss_that_weighs_what_was_corrected(
     saved: str, policy: Policy, tmp_path: Path, pictures: list[Image.Image]
 ) -> None:
@@ -425,6 +482,10 @@ def test_what_two_pictures_need(saved: str, tmp_path: Path, pictures: list[Image
         assert all(reason in str(refused.value) for reason in reasons)
     with pytest.raises(UserError, match="--loss svco compares answers under contrast_images"):
         train_online(saved, data, tmp_path / "no", objective=Preference(SVCO()), training=TRAINING)
+    for terms, message in (("dpo:1,kto:1", "--terms kto reads"), ("dpo:1,mdpo:1", "--terms mdpo")):
+        chosen = Preference(Combined(terms=terms))
+        with pytest.raises(UserError, match=message):
+            train_online(saved, data, tmp_path / "no", objective=chosen, training=TRAINING)
 
 
 @pytest.mark.parametrize("column", ["rejected_images", "rejected_masked"])

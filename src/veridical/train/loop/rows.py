@@ -311,7 +311,7 @@ def _seen_otherwise(
         if "contrast_chosen" not in row or not row["contrast_chosen"]:
             raise RefusedRowError(
                 "the loss reads the right answer to contrast_images, contrast_chosen, and there is "
-                "none"
+                "none; `veridical build contrast --kind preference` makes it"
             )
         answer = Answer(row["contrast_chosen"])
     else:
