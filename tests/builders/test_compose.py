@@ -18,7 +18,7 @@ from veridical.builders.composing.recipe import Amounts, quotas, set_names, swap
 from veridical.cli import main
 from veridical.data.records import read_records, text_of
 from veridical.runtime.errors import UserError
-from veridical.runtime.files import read_json, read_jsonl, write_json, write_jsonl
+from veridical.runtime.files import hash_file, read_json, read_jsonl, write_json, write_jsonl
 
 
 def run(*words: object) -> int:
@@ -223,7 +223,7 @@ def test_findings_leave_out_their_rows_alone_and_those_are_no_bad_rows(
         words = ("--without-flagged", found, "--max-bad-fraction", 0, "--out", tmp_path / out)
         assert run(data, *words) == 0
         assert ids_of(tmp_path / out) == {"0", "3", "5"}
-    assert "3 rows left out as --without-flagged lists them." in capsys.readouterr().out
+    assert "3 rows left out, as --without-flagged asks." in capsys.readouterr().out
     summary = read_json(tmp_path / "out" / "summary.json")
     assert (summary["flagged"], summary["skipped"]) == (3, 0)
     listed = read_jsonl(tmp_path / "out" / "skipped.jsonl")
@@ -258,6 +258,13 @@ def test_findings_of_another_file_or_of_one_that_was_changed_are_refused_by_name
     write_jsonl(found, [{"id": "3", "file": str(data), "row": 1, "reason": "too long"}])
     assert run(data, "--without-flagged", found, "--out", tmp_path / "out") == 2
     assert "row 1 with the id 3, and it has the id 1 now" in capsys.readouterr().err
+    about = {"set": str(data), "sha256": hash_file(data)}
+    write_jsonl(found, [about | {"id": "2", "row": "2"}, about | {"id": "3"}])
+    assert run(data, "--without-flagged", found, "--out", tmp_path / "texts") == 0
+    assert ids_of(tmp_path / "texts") == {"1"}, "a number as a text, and an id alone"
+    write_jsonl(found, [about | {"id": "9", "row": 4}])
+    assert run(data, "--without-flagged", found, "--out", tmp_path / "out") == 2
+    assert f"lists row 4 of {data}, which has 3 rows" in capsys.readouterr().err
     write_jsonl(found, [{"id": str(n), "file": str(data), "row": n} for n in (1, 2, 3)])
     assert run(data, "--without-flagged", found, "--out", tmp_path / "out") == 2
     assert "No pair is left to take: 3 are flagged." in capsys.readouterr().err

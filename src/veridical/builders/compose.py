@@ -318,7 +318,7 @@ def _write_skipped(
     file = out / "skipped.jsonl"
     write_jsonl(file, [*skipped, *flagged])
     if flagged:
-        print(f"{counted(len(flagged), 'rows')} left out as --without-flagged lists them.")
+        print(f"{counted(len(flagged), 'rows')} left out, as --without-flagged asks.")
     if skipped:
         print(f"{counted(len(skipped), 'pairs')} can't be taken; {file} says why.")
     return {"skipped": len(skipped), "flagged": len(flagged)}

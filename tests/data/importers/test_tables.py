@@ -28,6 +28,7 @@ def read(path: Path, content: str | bytes) -> list[object]:
          ["row: has 1 cell, and the header 2", {"q": "1", "a": "2"},
           "row: has 3 cells, and the header 2", {"q": "3", "a": "4"},
           "row: has 1 cell, and the header 2"]),
+        ("x.csv", "q, a \n1, 2\n", [{"q": "1", "a": " 2"}]),
         ("x.csv", "q,a\n", []),
         ("x.csv", "q\n1\n", [{"q": "1"}]),
     ],

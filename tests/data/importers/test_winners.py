@@ -58,6 +58,11 @@ def test_other_columns_are_not_taken_for_a_winner_and_its_answers(
     assert find_two_answers(found) is None
 
 
+def test_a_missing_answer_is_named() -> None:
+    with pytest.raises(RowError, match="b: is missing"):
+        by_winner({"a": "one", "b": None, "winner": "A"}, ())
+
+
 def test_authors_are_those_of_the_two_answers() -> None:
     found = [row | {"model_a": "x", "model_b": "y"} for row in rows("winner", ["A", "B"])]
     two = find_two_answers(found)

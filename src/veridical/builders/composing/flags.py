@@ -13,6 +13,7 @@ from veridical.runtime.files import JSON_ERRORS, parse_json, read_text
 from veridical.runtime.progress import counted
 
 FLAGGED = "it is flagged"
+LONGEST = 18  # digits of a row's number
 LEVELS = {"warning": 0, "error": 1}
 
 
@@ -87,7 +88,7 @@ def flags_by_set(
 
 
 def _goes_by_id(flag: Flag, sets: Sequence[Path]) -> bool:
-    if not flag.id or flag.sha256:
+    if not flag.id or (flag.row and flag.sha256):
         return False
     return not flag.row or not any(_is_file(flag.set, file) for file in sets)
 
@@ -113,17 +114,25 @@ def _refuse_others(
 def _flag(row: Any) -> Flag:
     if not isinstance(row, Mapping):
         return Flag(str(row), FLAGGED)
-    number = row.get("row")
     told = [
         str(row[name]) for name in ("check", "field", "what", "reason", "note") if row.get(name)
     ]
     return Flag(
         "" if row.get("id") is None else str(row["id"]),
         ": ".join([FLAGGED, *told]),
-        number if isinstance(number, int) and number > 0 else 0,
+        _number(row.get("row")),
         str(row.get("set") or row.get("file") or ""),
         str(row.get("sha256") or ""),
     )
+
+
+def _number(value: object) -> int:
+    """A row's number, also as a table writes it (2.0, "2"); 0 for what is none."""
+    if isinstance(value, str) and value.isdecimal() and len(value) < LONGEST:
+        value = int(value)
+    is_whole = isinstance(value, float) and value.is_integer() and value < 10**LONGEST
+    value = int(value) if is_whole else value  # type: ignore[call-overload]
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
 
 
 def _rows(text: str, path: Path) -> Iterator[Any]:

@@ -18,6 +18,18 @@ def columns_read(work: Conversion, first: Sequence[object]) -> dict[str, list[st
     return {}
 
 
+def winner_in_words(work: Conversion, first: Sequence[object]) -> str:
+    """Which answer is chosen where, of rows with two answers and a winner; "" for others."""
+    named = [(work.rules.columns or {}).get(name, name) for name in COLUMNS]
+    read = columns_read(work, first)
+    if work.rules.winner_values is None or read.get("chosen") != named:
+        return ""
+    (a, b, winner), (one, other) = named, work.rules.winner_values[:2]
+    return (
+        f"{a} is chosen where {winner} says {one!r}, {b} where it says {other!r}; ties are left out"
+    )
+
+
 def _compared(found: dict[str, list[str]], work: Conversion) -> dict[str, list[str]]:
     """Where a column says which answer is better, both are from all three."""
     named = [(work.rules.columns or {}).get(name, name) for name in COLUMNS]

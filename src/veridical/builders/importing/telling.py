@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from veridical.builders.importing.columns import columns_read
+from veridical.builders.importing.columns import columns_read, winner_in_words
 from veridical.builders.importing.conversion import Conversion
 from veridical.data.importers.recognize import AS_ASKED
 from veridical.data.importers.sets import SETS
@@ -57,8 +57,8 @@ def told_before(work: Conversion, first: Sequence[object]) -> Iterator[str]:
             f"If it is not {one.name}, set --as {one.shape}: its records and its license would be "
             f"noted as those of {one.name}."
         )
-    if one.note:
-        yield f"Note: {one.note}."
+    for note in filter(None, (one.note, winner_in_words(work, first))):
+        yield f"Note: {note}."
     read = columns_read(work, first)
     if read:
         told = [f"{ours} from {', '.join(theirs)}" for ours, theirs in read.items() if ours]

@@ -50,28 +50,19 @@ def rows(
     row: Mapping[str, Any], rules: Rules, kind: Kind
 ) -> Iterator[dict[str, object] | RowError]:
     """The row as it is: the reader of records understands such columns."""
-    compared = "winner" in row and all(row.get(name) is not None for name in COLUMNS[:2])
-    if kind == "preference" and compared and not _is_pair(row):
+    if kind == "preference" and {*COLUMNS} <= row.keys() and not _is_pair(row):
         yield by_winner(row, rules.winner_values or ())
     else:
         yield dict(row)
 
 
-def rules_of(found: Sequence[Mapping[str, object]]) -> tuple[Rules, str]:
-    """What else the first rows say of how they are to be read, and a note of it."""
+def rules_of(found: Sequence[Mapping[str, object]]) -> Rules:
+    """What else the first rows say of how they are to be read."""
     two = None if any(map(_is_pair, found)) else find_two_answers(found)
     if two is None:
-        return Rules(), ""
-    a, b, winner = (two.columns[name] for name in COLUMNS)
+        return Rules()
     columns = {ours: theirs for ours, theirs in two.columns.items() if ours != theirs}
-    said = list(two.values) or None
-    note = (
-        f"{a} is chosen where {winner} says {two.values[0]!r}, {b} where it says "
-        f"{two.values[1]!r}; ties are left out"
-        if said
-        else ""
-    )
-    return Rules(columns=columns or None, winner_values=said), note
+    return Rules(columns=columns or None, winner_values=list(two.values) or None)
 
 
 def _is_pair(row: Mapping[str, object]) -> bool:

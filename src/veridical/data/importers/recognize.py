@@ -13,6 +13,7 @@ from veridical.data.importers.shapes import SHAPES
 from veridical.data.record_kinds import Kind, RowError
 from veridical.data.record_rows import known_fields
 from veridical.runtime.errors import UserError
+from veridical.runtime.progress import counted
 
 FIRST_ROWS = 20
 AUTO = "auto"
@@ -78,8 +79,8 @@ def _of_shape(name: str, rows: Sequence[Mapping[str, object]]) -> Recognized | N
     fit = next((one for one in fits if one.kind != "prompt"), fits[0] if fits else None)
     if fit is None:
         return None
-    rules, note = SHAPES[name].rules_of(rows)
-    return Recognized(NamedSet(name, name, fit.kind, rules=rules, note=note), fit.reason)
+    rules = SHAPES[name].rules_of(rows)
+    return Recognized(NamedSet(name, name, fit.kind, rules=rules), fit.reason)
 
 
 def find_set(
@@ -120,8 +121,8 @@ def _unknown(rows: Sequence[object], source: str) -> UserError:
     if first is None:
         reason = next((f" ({row.reason})" for row in rows if isinstance(row, RowError)), "")
         return UserError(
-            f"{source}: none of its first {len(rows)} rows is an object{reason}. A file holds a "
-            "row a line, a list of rows, or an object of rows by id."
+            f"{source}: none of its first {counted(len(rows), 'rows')} is an object{reason}. A "
+            "file holds a row a line, a list of rows, or an object of rows by id."
         )
     columns = ", ".join(map(str, first)) or "none"
     is_table = Path(source).suffix.lower() in tables.SUFFIXES

@@ -10,9 +10,9 @@ from veridical.data.importers.rules import Fit, Rules
 from veridical.data.record_kinds import Kind, RowError
 
 
-def _no_rules(rows: Sequence[Mapping[str, object]]) -> tuple[Rules, str]:
+def _no_rules(rows: Sequence[Mapping[str, object]]) -> Rules:
     del rows
-    return Rules(), ""
+    return Rules()
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Shape:
         fits: a row to why it is of this shape and the kind of its records, None if it isn't.
         rows: a row to rows under our own names, or to what is wrong with a part of it.
         reads: columns that it has by names of its own.
-        rules_of: what the first rows say of how they are to be read, and a note of it.
+        rules_of: what the first rows say of how they are to be read.
     """
 
     name: str
@@ -33,7 +33,7 @@ class Shape:
     fits: Callable[[Mapping[str, object]], Fit | None]
     rows: Callable[[Mapping[str, object], Rules, Kind], Iterable[dict[str, object] | RowError]]
     reads: tuple[str, ...] = ()
-    rules_of: Callable[[Sequence[Mapping[str, object]]], tuple[Rules, str]] = _no_rules
+    rules_of: Callable[[Sequence[Mapping[str, object]]], Rules] = _no_rules
 
 
 SHAPES: dict[str, Shape] = {

@@ -65,7 +65,7 @@ def _rows(path: Path, delimiter: str) -> Iterator[tuple[int, object]]:
                 while wrong and wrong[0].number is not None and wrong[0].number - 1 == number:
                     yield number, _refusal(wrong.pop(0))
                     number += 1
-                yield number, {name: value or None for name, value in row.items()}
+                yield number, {name.strip(): value or None for name, value in row.items()}
     for one in wrong:
         number += 1
         yield number, _refusal(one)
@@ -77,7 +77,8 @@ def _header(path: Path, read: pc.ReadOptions, delimiter: str) -> list[str]:
     )
     with pc.open_csv(path, read, parse) as batches:
         names: list[str] = batches.schema.names
-    twice = next((name for name in names if names.count(name) > 1), None)
+    plain = [name.strip() for name in names]
+    twice = next((name for name in plain if plain.count(name) > 1), None)
     if twice is not None:
         raise UserError(f"{path} has two columns named {twice!r}. Rename one of them.")
     return names

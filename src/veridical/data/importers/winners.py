@@ -123,8 +123,11 @@ def by_winner(row: Mapping[str, Any], values: Sequence[str]) -> dict[str, object
 
     Raises:
         LeftOutError: neither answer is better.
-        RowError: it says something else.
+        RowError: it says something else, or an answer is missing.
     """
+    missing = next((name for name in COLUMNS[:2] if row[name] is None), None)
+    if missing is not None:
+        raise RowError(missing, "is missing")
     said = plain_value(row["winner"])
     known = [plain_value(value) for value in values or ("a", "b")]
     if said in known[2:] or (said in TIES and said not in known):
