@@ -32,8 +32,9 @@ def said_of(records: Sequence[RecordSet], factors: Factors) -> dict[str, Counter
                 said[name].update([] if value is None else [value])
     for name, values in said.items():
         if not values:
-            near = difflib.get_close_matches(name, there, 1)
-            hint = f" Did you mean {near[0]}?" if near else ""
+            ends = {one.rpartition(".")[2]: one for one in reversed(there)} | {n: n for n in there}
+            near = difflib.get_close_matches(name, ends, 1)
+            hint = f" Did you mean {ends[near[0]]}?" if near else ""
             known = (
                 f"They have {', '.join([*there][:MOST_NAMES])}."
                 if there
