@@ -18,6 +18,7 @@ from veridical import cli
 from veridical.builders import data_import
 from veridical.builders.importing.conversion import Conversion
 from veridical.data.importers import sources
+from veridical.data.importers.recognize import FIRST_ROWS
 from veridical.data.records import read_records, text_of
 from veridical.runtime.files import read_json, read_jsonl, write_jsonl
 
@@ -185,11 +186,11 @@ def test_files_of_a_folder_that_are_not_read_are_named(
 def test_two_answers_and_a_winner_become_pairs(
     form: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Four rows: A is better, B is, neither is, and one says something else."""
+    """A is better, B is, and so on; then neither, and behind the first rows something else."""
     names = ("image", "question", "response_a", "response_b", "winner")
-    cells = [("a.png", "Which?", f"{n}, one", f"{n}, two", said) for n, said in enumerate("AB-C")]
+    winners = [*"AB" * (FIRST_ROWS // 2), "tie", "C"]
+    cells = [("a.png", "Which?", f"{n}, one", f"{n}, two", said) for n, said in enumerate(winners)]
     rows = [dict(zip(names, row, strict=True)) for row in cells]
-    rows[2]["winner"] = "tie"
     picture(tmp_path, "a.png")
     file = tmp_path / f"theirs.{form}"
     if form == "jsonl":
@@ -201,15 +202,16 @@ def test_two_answers_and_a_winner_become_pairs(
             table.writerows(rows)
     given = ["data", "import", str(file), "--out", str(tmp_path / "ours.parquet")]
     assert cli.main(given) == 2
-    assert "1 of 3 records can't be made" in capsys.readouterr().err
+    assert "1 of 21 records can't be made" in capsys.readouterr().err
     assert cli.main([*given, *ANY]) == 0
     told = capsys.readouterr().out
     assert "response_a is chosen where winner says 'a', response_b where it says 'b'" in told
     assert "chosen from response_a, response_b, winner" in told
-    assert "1 x winner: is 'tie': neither answer is the better one (first: row 3)" in told
+    assert "1 x winner: is 'tie': neither answer is the better one (first: row 21)" in told
     assert "1 x winner: is 'C', neither 'a' nor 'b'" in told
     found = list(read_records(tmp_path / "ours.parquet", "preference").rows)
-    assert [(text_of(row["chosen"]), text_of(row["rejected"])) for row in found] == [
+    assert len(found) == FIRST_ROWS
+    assert [(text_of(row["chosen"]), text_of(row["rejected"])) for row in found[:2]] == [
         ("0, one", "0, two"), ("1, two", "1, one"),
     ]  # fmt: skip
     assert len(found[0]["images"]) == 1
@@ -269,7 +271,7 @@ def test_a_column_is_not_both_read_and_unused(
         ({"answer": "A cup.", "verdict": "up"}, "'verdict' (up)"),
         ({"answer": "A cup.", "thumb": True}, "'thumb' (True)"),
         ({"answer": "There is none.", "label": "no"}, "'label' (no)"),
-        ({"response_a": "A cup.", "response_b": "A dog.", "winner": "B"}, "'winner' (B)"),
+        ({"response_a": "A cup.", "response_b": "A dog.", "winner": "left"}, "'winner' (left)"),
     ],
 )
 def test_a_column_that_may_say_which_answers_are_good_is_not_passed_over(
@@ -624,7 +626,7 @@ def test_what_cant_be_imported_is_said_in_a_line(
     texts["g.jsonl"] = json.dumps({"id": "1", "conversations": turns})
     two = {"question": "Q?", "answer_1": "A.", "answer_2": "B."}
     texts["j.jsonl"] = "".join(json.dumps(two | {"winner": n}) + "\n" for n in (0, 1))
-    texts["k.csv"] = "a.png,What?,A.,B.\n"
+    texts["k.csv"] = "a.png,What?,A.,B.\nb.png,Why?,C.,D.\n"
     for name, text in texts.items():
         (tmp_path / name).write_text(text)
     if "e.jsonl" in options:

@@ -29,6 +29,7 @@ def rows(winner: str, values: list[Any], a: str = "response_a", b: str = "respon
         (rows("label", [0, 1]), ()),
         (rows("winner", [1, 1]), ()),
         (rows("winner", [0, 1, 2]), ()),
+        (rows("winner", ["A", "B", "C"]), ()),  # which may be a tie
     ],
 )
 def test_which_answer_a_value_means_is_recognized_where_it_is_unmistakable(

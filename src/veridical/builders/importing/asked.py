@@ -16,7 +16,6 @@ from veridical.data.record_kinds import Kind, RowError
 from veridical.data.record_names import OTHERS
 from veridical.data.record_rows import known_fields
 from veridical.runtime.errors import UserError
-from veridical.runtime.progress import counted
 
 OWN = frozenset({"context", "severity", "margin", "image_id", *FACTORS})
 """Columns that importers read, beside those of the kinds and of the shapes."""
@@ -44,7 +43,7 @@ def check_columns(columns: Mapping[str, str], first: Sequence[object]) -> None:
         if theirs in ours_known and any(_has(row, theirs, ours) for row in rows):
             hint = f" The other way around: --columns {theirs}={ours}."
         raise UserError(
-            f"--columns {ours}={theirs}: none of the first {counted(len(rows), 'rows')} has a "
+            f"--columns {ours}={theirs}: none of the first {len(rows)} rows has a "
             f"column {theirs!r}.{hint} They have {', '.join(places)}."
         )
 

@@ -74,13 +74,13 @@ def _pair(names: set[str], stem: str) -> tuple[str, str] | None:
 
 
 def _winner(rows: Sequence[Mapping[str, object]], names: set[str]) -> str | None:
-    """The column by whose name and values it says which answer is better."""
+    """The column that by its name and most of its values says which answer is better."""
     able = [
         name
         for name in sorted(names, key=lambda name: (name != "winner", name))
         if (may_judge(name) or name in _CHOICES)
-        and all(_says_which(row.get(name)) for row in rows)
-        and any(plain_value(row.get(name)) not in TIES for row in rows)
+        and 2 * sum(_says_which(row.get(name)) for row in rows) > len(rows)
+        and any(_BETTER.fullmatch(plain_value(row.get(name))) for row in rows)
     ]
     return able[0] if able and (len(able) == 1 or able[0] == "winner") else None
 
