@@ -170,6 +170,13 @@ def test_judges_and_options_reach_their_steps(given: dict[str, Path]) -> None:
     set_ = plan_of("bdhs", given, "conversation", options=("train.beta=0.5", "pairs.cut=uniform"))
     assert set_.step("train").options["beta"] == 0.5
     assert set_.step("pairs").options["cut"] == "uniform"
+    asked = ("all.endpoint.url=http://x/v1", "pairs.endpoint.retries=2")
+    there = plan_of("rlaif", given, "conversation", judge="endpoint:m", options=asked)
+    words = there.step("pairs").words()
+    assert words[words.index("--endpoint.url") :][:4] == [
+        "--endpoint.url", "http://x/v1", "--endpoint.retries", "2",
+    ]  # fmt: skip
+    check_new(there)
     half = plan_of("bdhs", given, "conversation", options=("all.dtype=bfloat16",))
     those = {step.name for step in half.steps if step.options.get("dtype") == "bfloat16"}
     assert those == {"pairs", "train", "held_out", "before", "after"}

@@ -34,7 +34,7 @@ def with_options(steps: Sequence[Step], options: Sequence[str]) -> list[Step]:
     for text in options:
         name, option, value = _parts(text)
         if name == EVERY and EVERY not in changed:
-            those = [step for step in steps if has_option(step.command, option)]
+            those = [step for step in steps if has_option(step.command, option.partition(".")[0])]
         else:
             those = [step for step in steps if step.name == name]
         if not those:
