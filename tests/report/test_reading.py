@@ -65,7 +65,7 @@ def test_pictures_are_found_from_another_folder(
 
 def test_numbers_beside_a_plot_are_inside_it() -> None:
     """0.6935 is longer than the margin that most numbers need."""
-    for values in ((0.6920, 0.6935), (-123456.5, -123450.5), (0, 1)):
+    for values in ((0.6920, 0.6935), (0.693146, 0.693148), (-123456.5, -123450.5), (0, 1)):
         with canvas(left=0.5, bottom=0.46, top=0.32) as (figure, axes):
             axes.plot([0, 1], values)
             embed_svg(figure)
@@ -75,6 +75,7 @@ def test_numbers_beside_a_plot_are_inside_it() -> None:
                 label.get_window_extent(drawn.get_renderer()).x0 for label in axes.get_yticklabels()
             ]
         assert min(starts) >= 0, values
+        assert not axes.yaxis.get_offset_text().get_text()
 
 
 def test_every_builder_says_what_it_made() -> None:

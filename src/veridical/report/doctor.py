@@ -20,6 +20,7 @@ from veridical.report.findings import (
     sft_loss,
 )
 from veridical.report.hacking import reward_findings
+from veridical.report.wording import count_of
 
 FIGURES = (
     "loss",
@@ -160,7 +161,7 @@ def _short(train: Rows) -> list[Diagnosis]:
             "note",
             "Too few steps to see a trend",
             "The findings below are based on very few steps. Train longer or log more often.",
-            f"{len(train)} training steps logged, {FEWEST_STEPS} are needed",
+            f"{count_of(len(train), 'training step')} logged, {FEWEST_STEPS} are needed",
         )
     ]
 

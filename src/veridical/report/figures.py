@@ -47,6 +47,7 @@ STYLE = {
     "legend.fontsize": 8.5,
     "svg.hashsalt": "veridical",
     "axes.unicode_minus": True,
+    "axes.formatter.useoffset": False,  # it would stand in the legend
 }
 
 
@@ -68,8 +69,8 @@ class Curve:
     color: str
 
 
-TICK, LETTER = 0.1, 0.08
-"""Inches of a tick with its pad, and of a digit, at the page's font size."""
+TICK, LETTER = 0.15, 0.08
+"""Inches of a tick with its pad and a minus sign, and of a digit, at the page's font size."""
 LONGEST_LABEL = 20
 """Of an arm beside its values, in letters."""
 

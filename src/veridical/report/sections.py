@@ -112,7 +112,7 @@ def story(
             names = joined([item.name for item in runs])
             if len(runs) > 2:
                 names = count_of(len(runs), "model")
-            phrases.append(f"{names} {words} for {length} steps")
+            phrases.append(f"{names} {words} for {length} step{'' if steps == [1] else 's'}")
     evaluations = [part for part in parts if part.kind == "eval"]
     if evaluations:
         phrases.append(count_of(len(evaluations), "evaluation") + " made")
