@@ -20,7 +20,7 @@ from veridical.eval.label_free import LABEL_FREE
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_json, read_jsonl, write_json
 from veridical.study import step_jobs, trying
-from veridical.study.align import Execution, align, describe, run_steps
+from veridical.study.align import Execution, align, describe, refuse_leftovers, run_steps
 from veridical.study.alignment import Evaluating, Sources, make_plan
 from veridical.study.commands import check_steps
 from veridical.study.ledger import Ledger
@@ -357,6 +357,20 @@ def test_a_step_that_another_machine_began_is_started_again_if_told(
     assert stub_steps.calls(tmp_path / "steps", "a") == 1
 
 
+def test_what_another_plan_left_is_no_part_of_this_one(tmp_path: Path) -> None:
+    """The folder of a step that the plan lacks is refused, and that of one that it has is not."""
+    plan = Plan(tmp_path, (stub_steps.step("a", tmp_path / "steps", []),))
+    kept = Ledger(tmp_path)
+    for name, out in (("a", plan.steps[0].output), ("old", tmp_path / "pairs")):
+        kept.note(name, {"key": "k", "status": "finished", "command": f"veridical x --out {out}"})
+    kept.close()
+    refuse_leftovers(plan, tmp_path)
+    (tmp_path / "pairs").mkdir()
+    plan.steps[0].output.mkdir(parents=True)
+    with pytest.raises(UserError, match=f"Delete {tmp_path}/pairs, or choose another --out"):
+        refuse_leftovers(plan, tmp_path)
+
+
 def test_a_loaded_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="process of its own"):
         align(tmp_path / "out", object())  # type: ignore[arg-type]
@@ -515,6 +529,9 @@ def test_an_option_that_a_failed_step_names_is_shown_as_this_command_takes_it() 
             raise UserError(f"split failed: {self.failed['split']}. Start again to go on.")
 
     with pytest.raises(UserError, match=r"are set so: --options split\.max_bad_fraction=VALUE$"):
+        run_steps(cast(Runner, Failed()), [])
+    Failed.failed = {"split": "Check --endpoint.url."}
+    with pytest.raises(UserError, match=r"--options split\.endpoint\.url=VALUE$"):
         run_steps(cast(Runner, Failed()), [])
     Failed.failed = {"split": "the disk is full"}
     with pytest.raises(UserError, match=r"to go on\.$"):

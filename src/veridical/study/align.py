@@ -6,6 +6,7 @@ import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 
 from veridical.runtime.descriptions import BenchmarkDescription, read_description
@@ -13,16 +14,17 @@ from veridical.runtime.errors import UserError
 from veridical.runtime.run_files import COMPARISON, SCORES, DifferenceRow, ScoreEntry
 from veridical.runtime.runs import start_run
 from veridical.study.alignment import Evaluating, Sources, make_plan
-from veridical.study.commands import check_steps
+from veridical.study.commands import check_steps, named_path
 from veridical.study.keys import Keys
-from veridical.study.plan import HEAD, Plan, Step, read_plan, was_changed, write_plan
+from veridical.study.ledger import read_ledger
+from veridical.study.plan import HEAD, OUTPUTS, Plan, Step, read_plan, was_changed, write_plan
 from veridical.study.recipe import find_recipe
 from veridical.study.rehearsal import foretell
 from veridical.study.running import Runner
 from veridical.study.step_jobs import Executing
 
 PLAN = "plan.yaml"
-OPTION = re.compile(r"(?<![\w-])--([a-z][a-z0-9-]*[a-z0-9])")
+OPTION = re.compile(r"(?<![\w-])--([a-z][a-z0-9.-]*[a-z0-9])")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,6 +140,7 @@ def align(
         plan = make_plan(find_recipe(recipe), sources, out, options or [])
         _keep_changes(out)
     paths = check_steps(plan, plan.steps)
+    refuse_leftovers(plan, out)
     with start_run(out, "align", given, inputs) as run:
         if model is not None:
             write_plan(plan, out / PLAN, HEAD.format(out=out))
@@ -232,6 +235,28 @@ def _keep_changes(out: Path) -> None:
         raise UserError(
             f"{path} was changed since it was written. `veridical align --out {out}`, without a "
             "model, runs it as it is; delete it to have it made anew."
+        )
+
+
+def refuse_leftovers(plan: Plan, out: Path) -> None:
+    """Refuse a folder where another plan's steps left what the page would show as this one's.
+
+    Raises:
+        UserError: names the folders.
+    """
+    own = {named_path(plan, str(step.output)) for step in plan.steps}
+    lines = (shlex.split(state["command"]) for state in read_ledger(out).values())
+    written = {
+        named_path(plan, value)
+        for words in lines
+        for word, value in pairwise(words)
+        if word.removeprefix("--") in OUTPUTS
+    }
+    left = sorted(str(place) for place in written - own if place.exists())
+    if left:
+        raise UserError(
+            f"{out} holds what steps of another plan made, and the page would show it as made by "
+            f"this one. Delete {', '.join(left)}, or choose another --out."
         )
 
 
