@@ -28,15 +28,11 @@ def reward_judge(reward_model: RewardModel, batch_size: int = 8) -> Judge:
     shares: list[Sharing] = []
 
     def score(groups: Sequence[Group]) -> list[list[float]]:
-        if groups and not shares:
-            several = [group for group in groups if len(group.response_ids) > 1]
+        several = [group for group in groups if len(group.response_ids) > 1]
+        if several and not shares:
             with own_adapter(reward_model):
-                shares.append(
-                    sharing(reward_model.policy, several)
-                    if several
-                    else Sharing(False, "one response each")
-                )
-        share = bool(shares) and shares[0].allowed
+                shares.append(sharing(reward_model.policy, several))
+        share = bool(several) and shares[0].allowed
         return score_groups(reward_model, groups, batch_size, share)
 
     def judge(cases: Sequence[Case]) -> list[Verdict]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from veridical.data.responses import Response
-from veridical.judges.judging import Judge, Verdict
+from veridical.judges.judging import Case, Judge, Verdict
 from veridical.judges.named import NONE, JudgeRuntime, Judging, open_marks, total_score, truth
 from veridical.judges.symbolic import Symbolic, symbolic_reward
 from veridical.models.reward_model import RewardModel
@@ -89,12 +90,40 @@ def reward(
         prompt.case([rollout.text for rollout in said])
         for prompt, said in zip(prompts, rollouts, strict=True)
     ]
-    verdicts = rewarder.judge(cases)
+    verdicts = judge_alike(rewarder.judge, cases)
     watched = (
-        rewarder.watch(cases) if rewarder.watch else [Verdict(problem="no watch")] * len(cases)
+        judge_alike(rewarder.watch, cases)
+        if rewarder.watch
+        else [Verdict(problem="no watch")] * len(cases)
     )
     return [
         _rewarded(rewarder, *row) for row in zip(prompts, rollouts, verdicts, watched, strict=True)
+    ]
+
+
+def judge_alike(judge: Judge, cases: Sequence[Case]) -> list[Verdict]:
+    """Verdicts in which equal texts have equal marks; the judge sees each text once a prompt.
+
+    A judge that computes in half precision gives two equal texts of a batch different marks, and
+    division by a group's deviation would make an advantage of that.
+
+    Args:
+        judge: who marks.
+        cases: prompts with responses, of which several may be equal.
+    """
+    distinct = [list(dict.fromkeys(case.responses)) for case in cases]
+    asked = [
+        dataclasses.replace(case, responses=texts)
+        for case, texts in zip(cases, distinct, strict=True)
+    ]
+    return [
+        verdict
+        if verdict.problem
+        else dataclasses.replace(
+            verdict,
+            ratings=tuple(verdict.ratings[texts.index(text)] for text in case.responses),
+        )
+        for case, texts, verdict in zip(cases, distinct, judge(asked), strict=True)
     ]
 
 
