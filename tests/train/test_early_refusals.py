@@ -128,6 +128,11 @@ def test_servers_and_judges(command: str, data: Path) -> None:
             f"{data.parent} holds no reward model",
         ),
         ({"judging": Judging(judge="local:runs/no/m")}, "runs/no/m does not exist"),
+        ({"judging": Judging(judge="none", criteria="five")}, "--criteria is for a judge that is"),
+        ({"judging": Judging(judge="none", judge_facts=True)}, "--judge-facts is for a judge"),
+        ({"judging": Judging(judge="none", attempts=5)}, "--attempts is for a judge that is"),
+        ({"judging": Judging(judge="none", judge_tokens=9)}, "--judge-tokens is for a judge"),
+        ({"judging": Judging(judge="none", vocabulary=data)}, "the words for --objects"),
     ]
     for given, message in refused:
         with pytest.raises(UserError, match=message):
@@ -140,6 +145,8 @@ def test_what_only_one_command_has(data: Path) -> None:
     for command in REINFORCED:
         with pytest.raises(UserError, match="--judge none: nothing else rewards"):
             train(command, data, symbolic=Symbolic())
+        with pytest.raises(UserError, match="--overlong-share says where --overlong-penalty"):
+            train(command, data, symbolic=Symbolic(answer_reward=1.0, overlong_share=0.5))
     for given, message in (
         (BDHSSettings(iterations=0), "--iterations is 0"),
         (BDHSSettings(similarity="odd"), "no similarity 'odd'"),

@@ -95,6 +95,10 @@ def test_answers_of_one_kind_are_told(
     [
         ({"objective": AveragedPreference(DPO())}, "only --loss kto learns from these"),
         ({"objective": AveragedPreference(KTO(), (Likelihood(1.0),))}, "without --terms and"),
+        (
+            {"objective": AveragedPreference(KTO(), first_rejected_weight=1.0)},
+            "--first-rejected-weight is for pairs with several",
+        ),
         ({"training": replace(TRAINING, batch_size=1)}, "--batch-size 1 that is one row"),
     ],
 )

@@ -29,6 +29,8 @@ QUALITY = ("Helpfulness", "Correctness", "Coherence")
 """The marks that are added up where a criterion has them (Li et al. 2024)."""
 FITTING: Mapping[Form, str] = {"marks": "five", "choice": "honesty"}
 """The criterion of each form that is taken where none is named."""
+IN_WORDS = ("criteria", "judge_facts", "attempts", "judge_tokens")
+"""Options of judges that are asked in words."""
 NONE = "none"
 """No judge: symbolic rewards alone decide."""
 
@@ -120,11 +122,31 @@ class Judging:
             raise UserError(f"--judge-template is for --judge local:MODEL, not {self.judge}.")
         if self.endpoint and self.kind != "endpoint":
             raise UserError(f"--endpoint is for --judge endpoint:MODEL, not {self.judge}.")
+        self._refuse_unread()
         settings = endpoint_settings(self.endpoint)
         if self.kind in ("local", "endpoint"):
             self.criterion(form)
         if self.kind == "endpoint":
             open_client(settings)
+
+    def _refuse_unread(self) -> None:
+        """Refuse what this judge would not look at.
+
+        Raises:
+            UserError: names the option.
+        """
+        told = () if self.kind in ("local", "endpoint") else IN_WORDS
+        for name in told:
+            if getattr(self, name) != getattr(Judging, name):
+                raise UserError(
+                    f"--{name.replace('_', '-')} is for a judge that is asked in words "
+                    f"(local:MODEL, endpoint:MODEL), not {self.judge}. Leave it out."
+                )
+        if self.vocabulary is not None and self.objects is None:
+            raise UserError(
+                "--vocabulary has the words for --objects, which are not given. Give both, or "
+                "leave it out."
+            )
 
     def criterion(self, form: Form) -> Criterion:
         """What a model that judges goes by.

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from veridical.data.text.thoughts import answer_of
-from veridical.runtime.ranges import WEIGHT, Range
+from veridical.runtime.errors import UserError
+from veridical.runtime.ranges import WEIGHT, Range, check_ranges
 
 RIGHT_CHOICE = 1.0
 RIGHT_YES_NO = 0.5
@@ -77,6 +78,19 @@ class Symbolic:
     answer_reward: float = 0.0
     overlong_penalty: Annotated[float, WEIGHT] = 0.0
     overlong_share: Annotated[float, Range(0, 1, above=True)] = 0.2
+
+    def check(self) -> None:
+        """Refuse what makes no sense.
+
+        Raises:
+            UserError: names the option.
+        """
+        check_ranges(self)
+        if not self.overlong_penalty and self.overlong_share != Symbolic.overlong_share:
+            raise UserError(
+                "--overlong-share says where --overlong-penalty begins, which is 0. Set "
+                "--overlong-penalty above 0, or leave --overlong-share out."
+            )
 
 
 def symbolic_reward(

@@ -10,7 +10,6 @@ from veridical.models.model_argument import Model
 from veridical.models.tuning import prepare_training
 from veridical.objectives.averaged import AveragedPreference
 from veridical.objectives.kto import KTO
-from veridical.objectives.preference import Preference
 from veridical.runtime.errors import UserError
 from veridical.train.loop.features import keep_features, with_features
 from veridical.train.loop.finish import finish_run
@@ -29,6 +28,9 @@ from veridical.train.loop.run import train_and_save
 from veridical.train.loop.start import Given, load_start_beside_reference, start_training
 from veridical.train.loop.training_set import training_set
 from veridical.train.options import Training
+
+ONE_REJECTED = AveragedPreference.first_rejected_weight
+"""The weight that says nothing of further rejected answers: its default."""
 
 
 def train_dpo(
@@ -104,7 +106,7 @@ def train_dpo(
 
 
 def check_dpo(
-    objective: Preference, model: Model, reference_model: Model | None, kind: str
+    objective: AveragedPreference, model: Model, reference_model: Model | None, kind: str
 ) -> None:
     """Refuse options that make no sense together.
 
@@ -116,6 +118,11 @@ def check_dpo(
         raise UserError(
             "--kind unpaired has single answers, and only --loss kto learns from these. Set --loss "
             "kto without --terms and --nll-weight, or give pairs with --kind preference."
+        )
+    if kind == "unpaired" and objective.first_rejected_weight != ONE_REJECTED:
+        raise UserError(
+            "--first-rejected-weight is for pairs with several rejected answers, and --kind "
+            "unpaired has none. Leave it out."
         )
     if reference_model and not objective.needs_reference:
         raise UserError(

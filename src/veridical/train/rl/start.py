@@ -22,7 +22,6 @@ from veridical.models.vision_cache import VisionCache, take_features, vision_wei
 from veridical.objectives.policy_gradient import PolicyGradient
 from veridical.objectives.preference import Preference
 from veridical.runtime.errors import UserError
-from veridical.runtime.ranges import check_ranges
 from veridical.runtime.runs import Run
 from veridical.train.loop.features import keep_features, with_features
 from veridical.train.loop.items import Items
@@ -94,7 +93,7 @@ class Arguments:
         """
         self.objective.check()
         self.check_updates(self.training.rows_a_step())
-        check_ranges(self.symbolic)
+        self.symbolic.check()
         self.judging.check()
         if self.standardize and self.judging.kind == NONE:
             raise UserError(
