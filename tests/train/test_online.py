@@ -364,7 +364,9 @@ def test_a_cut_answer_is_never_the_better_one(
         TrainingPrompt(Prompt(str(n), (), [user_message("?", 0)]), "", (), None, ())
         for n in range(len(said))
     ]
-    maker = fresh.Maker(policy, prompts, Decoding(), fresh.FreshComparing(look, False, 0.0))
+    maker = fresh.Maker(
+        policy, prompts, Decoding(), fresh.FreshComparing(look, fresh.Comparing(False))
+    )
     rows = maker([(0, index) for index in range(len(said))], 0)
     assert [row["kind"] for row in rows] == ["online", "cut", "online", "cut", "cut"]
     assert len(judged) == 3

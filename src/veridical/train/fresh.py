@@ -51,18 +51,29 @@ PairSource = Literal["online", "mixed", "bdhs"]
 
 
 @dataclass(frozen=True)
+class Comparing:
+    """How two fresh responses are compared.
+
+    Attributes:
+        swap: have a judge by words compare in both orders; verdicts that turn are ties.
+        margin: points or log-odds up to which two responses are a tie.
+    """
+
+    swap: bool = True
+    margin: float = 0.0
+
+
+@dataclass(frozen=True)
 class FreshComparing:
     """How two fresh responses become a pair.
 
     Attributes:
         look: who compares them.
-        swap: compare in both orders.
-        margin: up to which they are a tie.
+        by: in which orders, and what is a tie.
     """
 
     look: PairwiseJudge
-    swap: bool
-    margin: float
+    by: Comparing
 
 
 @dataclass(frozen=True)
@@ -137,7 +148,9 @@ class Maker:
             for case, pair in zip(cases, pairs, strict=True)
         ]
         differ = [case for case, wanted in zip(cases, asked, strict=True) if wanted]
-        compared = iter(compare_pairs(how.look, differ, how.swap, how.margin) if differ else [])
+        compared = iter(
+            compare_pairs(how.look, differ, how.by.swap, how.by.margin) if differ else []
+        )
         rows = []
         for task, wanted, pair in zip(tasks, asked, pairs, strict=True):
             verdict = _verdict(next(compared) if wanted else Comparison(tie="judge"))

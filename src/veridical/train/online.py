@@ -17,6 +17,7 @@ from veridical.checks.proving import noise_floor
 from veridical.judges.named import NONE, Judging, open_comparison
 from veridical.models.model_argument import Model
 from veridical.models.policy import Policy
+from veridical.models.rendering import Group
 from veridical.models.tuning import prepare_training
 from veridical.objectives.preference import Preference
 from veridical.runtime.errors import UserError
@@ -25,6 +26,7 @@ from veridical.runtime.runs import Run
 from veridical.sampling import Decoding
 from veridical.train.fresh import (
     WHY_NOT,
+    Comparing,
     FreshComparing,
     Maker,
     PairSource,
@@ -49,6 +51,7 @@ from veridical.train.loop.start import (
     load_start_beside_reference,
     start_training,
 )
+from veridical.train.loop.task import Task
 from veridical.train.online_pairs import ROLLOUTS, Follow, OnlineItems, first_pairs
 from veridical.train.options import Training
 from veridical.train.prompts import (
@@ -73,8 +76,7 @@ def train_online(
     pairs: PairSource = "online",
     kind: PromptKind = "preference",
     offline: float = 0.5,
-    swap: bool = True,
-    margin: float = 0.0,
+    comparing: Comparing = Comparing(),
     objective: Preference = Preference(),
     judging: Judging = Judging(),
     sampling: Sampling = Sampling(),
@@ -100,8 +102,7 @@ def train_online(
         kind: what DATA holds: `preference`, `conversation` (its last answer is the true one) or
             `prompt`.
         offline: for `mixed`: probability that a prompt's own pair is taken.
-        swap: have a judge by words compare in both orders; verdicts that turn are ties.
-        margin: points or log-odds up to which two responses are a tie.
+        comparing: how two fresh responses are compared.
         objective: what is minimized.
         judging: who ranks fresh responses.
         sampling: how they are made.
@@ -109,17 +110,12 @@ def train_online(
         training: what every training command takes.
     """
     options = {
-        "pairs": pairs, "kind": kind, "offline": offline, "swap": swap, "margin": margin,
+        "pairs": pairs, "kind": kind, "offline": offline, "comparing": comparing,
         "objective": objective, "judging": judging, "sampling": sampling, "bdhs": bdhs,
     }  # fmt: skip
     _check(pairs, kind, offline, sampling, training)
     sampling.check_engine(model, training)
-    if pairs == "bdhs":
-        bdhs.check()
-        check_similarity(bdhs.similarity)
-    objective.check()
-    require_whole_batch(objective, training.batch_size, training.accumulation)
-    refuse_other_answers(objective)
+    _check_learning(pairs, bdhs, objective, training)
     judged = pairs != "bdhs"
     given = Given("train online", model, data, out, training, options, *_read(judging, judged))
     with start_training(given) as run:
@@ -139,9 +135,7 @@ def train_online(
         second = held_to.second_model()
         policy = prepare_training(start, training.trained)
         how = (
-            FreshComparing(
-                open_comparison(judging, judge_place(run, judging, training)), swap, margin
-            )
+            FreshComparing(open_comparison(judging, judge_place(run, judging, training)), comparing)
             if judged
             else _rejecting(policy, prompts, bdhs, sampling, training.seed)
         )
@@ -158,15 +152,31 @@ def train_online(
         task = preference_task(policy, held_to, second, objective, sharing.allowed, training)
         proofs: list[Proof] = []
         if training.prove_first:
-            proved = Items(few, torch.zeros(len(few), 2, dtype=torch.float64))
-            floor = noise_floor(policy, few)
-            proofs = check_pairs(policy, proved, task, objective, floor, out)
+            proofs = _prove(policy, few, task, objective, out)
         measure = measure_logps(policy, few, sharing.allowed, training)
         figures = run_trainer(policy, task, training, items, None, out, [Follow(items)])
         if engine is not None:
             engine.close()
         trained = Trained(figures, save_result(policy, model, training, out, measure))
         _finish(run, METHODS[pairs], items, sharing, proofs, trained)
+
+
+def _prove(
+    policy: Policy, few: Sequence[Group], task: Task, objective: Preference, out: Path
+) -> list[Proof]:
+    proved = Items(few, torch.zeros(len(few), 2, dtype=torch.float64))
+    return check_pairs(policy, proved, task, objective, noise_floor(policy, few), out)
+
+
+def _check_learning(
+    pairs: PairSource, bdhs: BDHSSettings, objective: Preference, training: Training
+) -> None:
+    if pairs == "bdhs":
+        bdhs.check()
+        check_similarity(bdhs.similarity)
+    objective.check()
+    require_whole_batch(objective, training.batch_size, training.accumulation)
+    refuse_other_answers(objective)
 
 
 def refuse_other_answers(objective: Preference) -> None:
