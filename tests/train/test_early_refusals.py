@@ -152,4 +152,4 @@ def test_what_only_one_command_has(data: Path) -> None:
         (BDHSSettings(similarity="odd"), "no similarity 'odd'"),
     ):
         with pytest.raises(UserError, match=message):
-            train("online", data, pairs="bdhs", kind="conversation", bdhs=given)
+            train("online", data, pairs="bdhs", kind="conversation", bdhs=given, judging=Judging())

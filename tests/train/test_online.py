@@ -326,6 +326,17 @@ def test_a_steps_rows_are_those_that_the_loader_gives(
         ({"judging": Judging(judge="reward:nowhere")}, "no such folder"),
         ({"judging": Judging(judge="best")}, "--judge best is none of"),
         ({"sampling": Sampling(temperature=0.0)}, "without noise"),
+        ({"offline": 0.2}, "--offline is for --pairs mixed"),
+        ({"bdhs": BDHSSettings(iterations=2)}, "--iterations is for --pairs bdhs"),
+        (
+            {"pairs": "bdhs", "comparing": fresh.Comparing(margin=1.0)},
+            "--margin is for --pairs online",
+        ),
+        (
+            {"pairs": "bdhs", "judging": Judging(objects=Path("a"))},
+            "--objects is for --pairs online",
+        ),
+        ({"pairs": "bdhs", "judging": Judging(judge="local:a")}, "--judge is for --pairs online"),
         ({"training": Training(learning_rate=1e-3)}, "--held-out means nothing here"),
         (
             {"training": Training(learning_rate=1e-3, held_out=0.0, dry_run=True)},

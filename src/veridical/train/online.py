@@ -62,6 +62,7 @@ from veridical.train.prompts import (
 )
 from veridical.train.responses import Sampling, refuse_here
 
+OFFLINE = 0.5
 METHODS: dict[PairSource, str] = {
     "online": "online direct preference optimization (Online-DPO)",
     "mixed": "mixed direct preference optimization (Mixed-DPO)",
@@ -75,7 +76,7 @@ def train_online(
     out: Path,
     pairs: PairSource = "online",
     kind: PromptKind = "preference",
-    offline: float = 0.5,
+    offline: float = OFFLINE,
     comparing: Comparing = Comparing(),
     objective: Preference = Preference(),
     judging: Judging = Judging(),
@@ -114,6 +115,7 @@ def train_online(
         "objective": objective, "judging": judging, "sampling": sampling, "bdhs": bdhs,
     }  # fmt: skip
     _check(pairs, kind, offline, sampling, training)
+    _refuse_unread(pairs, offline, comparing, judging, bdhs)
     sampling.check_engine(model, training)
     _check_learning(pairs, bdhs, objective, training)
     judged = pairs != "bdhs"
@@ -166,6 +168,36 @@ def _prove(
 ) -> list[Proof]:
     proved = Items(few, torch.zeros(len(few), 2, dtype=torch.float64))
     return check_pairs(policy, proved, task, objective, noise_floor(policy, few), out)
+
+
+def _refuse_unread(
+    pairs: PairSource, offline: float, comparing: Comparing, judging: Judging, bdhs: BDHSSettings
+) -> None:
+    """Refuse options of the other ways to make pairs.
+
+    Raises:
+        UserError: names the first of them.
+    """
+    judged = [
+        name
+        for name in (*_changed(judging, Judging()), *_changed(comparing, Comparing()))
+        if not (name == "judge" and judging.judge == NONE)
+    ]
+    unread = {
+        "--pairs mixed": [] if pairs == "mixed" or offline == OFFLINE else ["offline"],
+        "--pairs bdhs": [] if pairs == "bdhs" else _changed(bdhs, BDHSSettings()),
+        "--pairs online or mixed, which ask a judge": judged if pairs == "bdhs" else [],
+    }
+    for whose, names in unread.items():
+        if names:
+            raise UserError(
+                f"--{names[0].replace('_', '-')} is for {whose}; --pairs is {pairs}. Leave it out."
+            )
+
+
+def _changed(group: object, usual: object) -> list[str]:
+    """The options of a group that differ from the usual ones."""
+    return [name for name, value in vars(group).items() if value != getattr(usual, name)]
 
 
 def _check_learning(
