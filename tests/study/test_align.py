@@ -198,6 +198,13 @@ def test_judges_and_options_reach_their_steps(given: dict[str, Path]) -> None:
         ("bdhs", "conversation", {"options": ("beta=1",)}, "not of the form"),
         ("bdhs", "conversation", {"options": ("trian.beta=1",)}, "no step trian; there is split"),
         ("bdhs", "conversation", {"options": ("all.bets=1",)}, "no step has that option; there is"),
+        (
+            "bdhs",
+            "conversation",
+            {"options": ("all.seed=1",)},
+            "such as split.seed. `align` itself",
+        ),
+        ("bdhs", "conversation", {"options": ("all.model=x",)}, "need a model of their own each"),
         ("bdhs", "conversation", {"options": "train.beta=1"}, "give a list of texts"),
         ("bdhs", "conversation", {"options": ("train.out=/x",)}, "and no step writes there. Its"),
         ("rlaif", "conversation", {"judge": "gpt-4"}, "none of exact, local:MODEL, endpoint:MODEL"),
@@ -369,6 +376,10 @@ def test_what_another_plan_left_is_no_part_of_this_one(tmp_path: Path) -> None:
     plan.steps[0].output.mkdir(parents=True)
     with pytest.raises(UserError, match=f"Delete {tmp_path}/pairs, or choose another --out"):
         refuse_leftovers(plan, tmp_path)
+    (tmp_path / "pairs").rmdir()
+    (tmp_path / "link").symlink_to(tmp_path)
+    renamed = Plan(tmp_path, (stub_steps.step("a", tmp_path / "link" / "steps", []),))
+    refuse_leftovers(renamed, tmp_path / "link")  # the same folder by another name
 
 
 def test_a_loaded_model_is_refused(tmp_path: Path) -> None:
@@ -526,13 +537,15 @@ def test_an_option_that_a_failed_step_names_is_shown_as_this_command_takes_it() 
         failed = {"split": "x.jsonl: 2 of 3 rows cannot be used; set --max-bad-fraction higher"}  # noqa: RUF012
 
         def run(self, steps: object) -> None:
-            raise UserError(f"split failed: {self.failed['split']}. Start again to go on.")
+            raise UserError(f"failed: {self.failed}. Start again to go on.")
 
+    steps = [Step("split", "data split", {}), Step("pairs", "build rank", {})]
     with pytest.raises(UserError, match=r"are set so: --options split\.max_bad_fraction=VALUE$"):
-        run_steps(cast(Runner, Failed()), [])
-    Failed.failed = {"split": "Check --endpoint.url."}
-    with pytest.raises(UserError, match=r"--options split\.endpoint\.url=VALUE$"):
-        run_steps(cast(Runner, Failed()), [])
-    Failed.failed = {"split": "the disk is full"}
-    with pytest.raises(UserError, match=r"to go on\.$"):
-        run_steps(cast(Runner, Failed()), [])
+        run_steps(cast(Runner, Failed()), steps)
+    Failed.failed = {"pairs": "Check --endpoint.url."}
+    with pytest.raises(UserError, match=r"--options pairs\.endpoint\.url=VALUE$"):
+        run_steps(cast(Runner, Failed()), steps)
+    for reason in ("the disk is full", "if nothing of it runs any more, with --forget true"):
+        Failed.failed = {"split": reason}  # --forget is an option of `align`
+        with pytest.raises(UserError, match=r"to go on\.$"):
+            run_steps(cast(Runner, Failed()), steps)

@@ -255,6 +255,34 @@ def test_a_command_that_was_asked_to_end_is_lost_and_not_failed() -> None:
     assert Ended(job, 143, 0.0).signal == signal.SIGTERM
 
 
+def test_where_an_executor_refuses_a_step_the_others_run_on(tmp_path: Path) -> None:
+    """As where Slurm takes no more jobs of a user."""
+
+    class Full(Here):
+        refused = False
+
+        def room(self, jobs: Sequence[Job]) -> bool:
+            return len(jobs) == 1
+
+        def start(self, jobs: Sequence[Job], note: Note) -> None:
+            if jobs[0].step == "b":
+                self.refused = True
+                raise UserError("Slurm's sbatch refuses the jobs: too many.")
+            super().start(jobs, note)
+
+        def wait(self) -> list[Ended]:
+            return super().wait() if self.refused else []
+
+    plan = Plan(tmp_path, (step("a", tmp_path), step("b", tmp_path)))
+    with pytest.raises(UserError, match=r"b failed: .*refuses the jobs: too many"):
+        runner(plan, tmp_path, executor=Full()).run(plan.steps)
+    assert {n: s["status"] for n, s in read_ledger(tmp_path).items()} == {
+        "a": "finished", "b": "failed",
+    }  # fmt: skip
+    runner(plan, tmp_path).run(plan.steps)
+    assert (calls(tmp_path, "a"), calls(tmp_path, "b")) == (1, 1)
+
+
 def test_a_step_that_goes_on_stays_one_of_the_code_that_began_it(tmp_path: Path) -> None:
     """`--accept-code`: half of it is by older code, and how long that took is not known."""
     plan = Plan(tmp_path, (step("a", tmp_path), step("b", tmp_path)))

@@ -14,7 +14,7 @@ from veridical.runtime.errors import UserError
 from veridical.runtime.run_files import COMPARISON, SCORES, DifferenceRow, ScoreEntry
 from veridical.runtime.runs import start_run
 from veridical.study.alignment import Evaluating, Sources, make_plan
-from veridical.study.commands import check_steps, named_path
+from veridical.study.commands import check_steps, has_option, named_path
 from veridical.study.keys import Keys
 from veridical.study.ledger import read_ledger
 from veridical.study.plan import HEAD, OUTPUTS, Plan, Step, read_plan, was_changed, write_plan
@@ -25,6 +25,7 @@ from veridical.study.step_jobs import Executing
 
 PLAN = "plan.yaml"
 OPTION = re.compile(r"(?<![\w-])--([a-z][a-z0-9.-]*[a-z0-9])")
+"""An option that a message names."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,10 +182,12 @@ def run_steps(runner: Runner, steps: Sequence[Step]) -> None:
     try:
         runner.run(steps)
     except UserError as error:
+        commands = {step.name: step.command for step in steps}
         named = [
-            f"{name}.{option.replace('-', '_')}"
+            f"{name}.{option}"
             for name, reason in runner.failed.items()
-            for option in OPTION.findall(reason)
+            for option in (found.replace("-", "_") for found in OPTION.findall(reason))
+            if has_option(commands[name], option.partition(".")[0])  # --forget is this command's
         ]
         if not named:
             raise
@@ -244,10 +247,11 @@ def refuse_leftovers(plan: Plan, out: Path) -> None:
     Raises:
         UserError: names the folders.
     """
-    own = {named_path(plan, str(step.output)) for step in plan.steps}
+    # Resolved, as the folder may be named otherwise than before: ../runs/x or /home/me/runs/x.
+    own = {named_path(plan, str(step.output)).resolve() for step in plan.steps}
     lines = (shlex.split(state["command"]) for state in read_ledger(out).values())
     written = {
-        named_path(plan, value)
+        named_path(plan, value).resolve()
         for words in lines
         for word, value in pairwise(words)
         if word.removeprefix("--") in OUTPUTS

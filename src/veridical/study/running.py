@@ -208,7 +208,15 @@ class Runner:
             for step, jobs in starting:
                 self._note(step, "running", jobs=[next(left) for _ in jobs])
 
-        self.executor.start([job for _, jobs in starting for job in jobs], note)
+        try:
+            self.executor.start([job for _, jobs in starting for job in jobs], note)
+        except UserError as error:  # as where Slurm takes no more jobs
+            if len(self._running) == len(starting):
+                raise
+            for step, _ in starting:  # the others run on
+                del self._running[step.name], self._since[step.name]
+                self._not_started(step, error)
+                self._note(step, "failed", reason=self.failed[step.name])
 
     def _adopt(self, step: Step) -> bool:
         """Wait for what runs still of a step since this command was killed.

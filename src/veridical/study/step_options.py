@@ -9,7 +9,7 @@ import yaml
 
 from veridical.runtime.errors import UserError
 from veridical.study.commands import has_option
-from veridical.study.plan import OptionValue, Step, named
+from veridical.study.plan import OUTPUTS, OptionValue, Step, lies_in, named, texts_of
 
 EVERY = "all"
 """In place of a step's name: every step whose command has the option."""
@@ -23,7 +23,8 @@ def with_options(steps: Sequence[Step], options: Sequence[str]) -> list[Step]:
         options: texts such as "train.learning_rate=1e-6" or "all.dtype=bfloat16"; later ones win.
 
     Raises:
-        UserError: one of them is not of that form, or of no step.
+        UserError: one of them is not of that form, of no step, or for all steps where these have
+            to differ.
     """
     if isinstance(options, str | Mapping):
         raise UserError(
@@ -35,6 +36,7 @@ def with_options(steps: Sequence[Step], options: Sequence[str]) -> list[Step]:
         name, option, value = _parts(text)
         if name == EVERY and EVERY not in changed:
             those = [step for step in steps if has_option(step.command, option.partition(".")[0])]
+            _refuse_for_all(text, option, those, steps)
         else:
             those = [step for step in steps if step.name == name]
         if not those:
@@ -44,6 +46,24 @@ def with_options(steps: Sequence[Step], options: Sequence[str]) -> list[Step]:
         for step in those:
             changed[step.name][option] = value
     return [replace(step, options=changed[step.name]) for step in steps]
+
+
+def _refuse_for_all(text: str, option: str, those: Sequence[Step], steps: Sequence[Step]) -> None:
+    """Refuse one value for all steps of what tells them apart or passes files between them.
+
+    One seed for all would test on the scenes that were trained on; one model for all would evaluate
+    the same model before and after.
+    """
+    for step in those:
+        read = [
+            t for t in texts_of(step.options.get(option)) for o in steps if lies_in(t, o.output)
+        ]
+        if read or option in (*OUTPUTS, "seed"):
+            way = " `align` itself takes --seed." if option == "seed" else ""
+            raise UserError(
+                f"--options {text!r}: steps need a {option} of their own each. Set it for single "
+                f"steps, such as {step.name}.{option}.{way}"
+            )
 
 
 def _parts(text: str) -> tuple[str, str, OptionValue]:
