@@ -232,12 +232,21 @@ def test_what_a_folder_was_begun_with_is_known_later(
     (tmp_path / "moved" / "gold.parquet").rename(tmp_path / "elsewhere.parquet")
     assert cli.main([*bare, "--export", "label-studio"]) == 2
     assert "Say where they are: --gold gold.parquet" in capsys.readouterr().err
+    with sqlite3.connect(store.path) as database:  # as older versions wrote it
+        database.execute("DELETE FROM about WHERE name IN ('data_file', 'gold_file')")
+    for more, told in (
+        ([], "was begun with gold pairs. Say where they are: --gold FILE."),
+        (["--gold", bare[1]], "is not what"),
+    ):
+        assert cli.main([*bare, *more, "--export", "label-studio"]) == 2
+        assert told in capsys.readouterr().err
     (tmp_path / "build").mkdir()
     (tmp_path / "elsewhere.parquet").rename(tmp_path / "build" / "pairs.parquet")
     again = ["--gold", str(tmp_path / "build"), "--export", "label-studio"]
     assert cli.main([*bare, *again]) == 0
-    write_jsonl(tmp_path / "moved" / "data.jsonl", [])
+    write_jsonl(tmp_path / "moved" / "data.jsonl", [{**rows(1)[0], "images": []}])
     assert cli.main([*bare, *again]) == 2
+    assert "was begun with, or has changed since then" in capsys.readouterr().err
 
 
 def test_an_event_that_is_sent_again_counts_once_and_undo_takes_one_back(tmp_path: Path) -> None:

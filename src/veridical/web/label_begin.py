@@ -181,8 +181,8 @@ def _refuse_another_plan(out: Path, asked: Asked, data: Path, about: Mapping[str
     """
     if hash_file(data) != about["data"]:
         raise UserError(
-            f"{data} is not what {out} was begun with ({about['data_file']}), or has changed since "
-            "then. Name that file as it was, or another --out."
+            f"{data} is not what {out} was begun with{_named(about, 'data_file')}, or has changed "
+            "since then. Name that file as it was, or another --out."
         )
     given = {"overlap": asked.overlap, "limit": asked.limit, "seed": asked.seed}
     told = []
@@ -212,22 +212,30 @@ def _gold_file(out: Path, asked: Asked, about: Mapping[str, str]) -> Path | None
                 "out, or name another --out."
             )
         if hash_file(file) != about["gold"]:
+            known = _named(about, "gold_file")
             raise UserError(
-                f"--gold {asked.gold} is not what {out} was begun with ({about['gold_file']}), or "
-                "has changed since then. Leave it out, or name another --out."
+                f"--gold {asked.gold} is not what {out} was begun with{known}, or has changed "
+                "since then. Leave it out, or name another --out."
             )
         return asked.gold
     if not about["gold"]:
         return None
-    known = Path(about.get("gold_file", "gold.parquet"))
+    if "gold_file" not in about:
+        raise UserError(f"{out} was begun with gold pairs. Say where they are: --gold FILE.")
+    file = Path(about["gold_file"])
     # Both sets may have been moved together.
-    for path in (known, asked.data.parent / known.name):
+    for path in (file, asked.data.parent / file.name):
         if path.is_file() and hash_file(path) == about["gold"]:
             return path
     raise UserError(
-        f"The gold pairs that {out} was begun with are not in {known} any more. Say where they "
-        f"are: --gold {known.name}."
+        f"The gold pairs that {out} was begun with are not in {file} any more. Say where they "
+        f"are: --gold {file.name}."
     )
+
+
+def _named(about: Mapping[str, str], name: str) -> str:
+    """A file that the folder was begun with, in brackets; "" where an older version noted none."""
+    return f" ({about[name]})" if name in about else ""
 
 
 def _added(out: Path, asked: Asked, known: list[str]) -> list[str]:
