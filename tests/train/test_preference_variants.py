@@ -448,6 +448,8 @@ def test_two_pictures_are_compared_both_ways(
     other = Image.new("RGB", (48, 48), (127, 9, 127))
     right = {"contrast_images": [other], "contrast_chosen": [assistant_message("It is violet.")]}
     rows = [pair(i, pictures, **right) for i in range(4)]
+    if isinstance(loss, SVCO):
+        rows = [row | {"rejected": row["contrast_chosen"]} for row in rows]
     data, out = write(tmp_path, rows), tmp_path / "run"
     answers: tuple[Branch, ...] = ("chosen", "rejected")
     group = read_training_rows(
@@ -455,7 +457,8 @@ def test_two_pictures_are_compared_both_ways(
     ).groups[0]
     texts, ids = group.response_texts, group.response_ids
     assert len(ids) == 2 + len(loss.views) == 2 + (group.contrasts or 0)
-    for i, (answer, sees) in enumerate(loss.views, start=2):
+    for i, view in enumerate(loss.views, start=2):
+        answer, sees = view.answer, view.images
         said = {"chosen": texts[0], "rejected": texts[1]}.get(answer, texts[3])
         assert texts[i] == said and torch.equal(ids[i], ids[texts.index(said)])
         assert (group.images_of(i) == group.images) == (sees == "images")
@@ -480,6 +483,12 @@ def test_what_two_pictures_need(saved: str, tmp_path: Path, pictures: list[Image
             data = write(tmp_path, rows, loss.name)
             train_dpo(saved, data, tmp_path / "no", AveragedPreference(loss), training=TRAINING)
         assert all(reason in str(refused.value) for reason in reasons)
+    right = {"contrast_images": [pictures[0]], "contrast_chosen": [assistant_message("Grass.")]}
+    data = write(tmp_path, [pair(0, pictures, **right), pair(1, pictures, contrast_masked=0.5)])
+    with pytest.raises(UserError, match="rows can't be used") as refused:
+        train_dpo(saved, data, tmp_path / "no", AveragedPreference(SVCO()), training=TRAINING)
+    for reason in ("contrast_chosen is another one; set --loss symmpo", "the pair's own image"):
+        assert reason in str(refused.value)
     with pytest.raises(UserError, match="--loss svco compares answers under contrast_images"):
         train_online(saved, data, tmp_path / "no", objective=Preference(SVCO()), training=TRAINING)
     for terms, message in (("dpo:1,kto:1", "--terms kto reads"), ("dpo:1,mdpo:1", "--terms mdpo")):

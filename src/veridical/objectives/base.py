@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal, NamedTuple
 
 import torch
@@ -15,16 +15,20 @@ from veridical.runtime.options import options_of
 from veridical.runtime.ranges import check_ranges
 
 
-class View(NamedTuple):
+@dataclass(frozen=True)
+class View:
     """An answer that is read once more, for a comparison.
 
     Attributes:
         answer: a column of the pair; `contrast_chosen` is the right answer to `contrast_images`.
         images: the column of what it is read with; `none` takes the pictures out of the prompt.
+        is_right: whether the loss takes the answer for the right one to these images, so that pairs
+            that name another right one are refused. It does not change what is read.
     """
 
     answer: Literal["chosen", "rejected", "contrast_chosen"]
     images: Literal["images", "contrast_images", "none"]
+    is_right: bool = field(default=False, compare=False)
 
 
 CHOSEN_ELSEWHERE = View("chosen", "contrast_images")

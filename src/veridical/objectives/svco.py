@@ -9,13 +9,7 @@ from typing import Annotated, ClassVar
 import torch.nn.functional as F
 from torch import Tensor
 
-from veridical.objectives.base import (
-    CHOSEN_ELSEWHERE,
-    REJECTED_ELSEWHERE,
-    PairLogps,
-    PairLoss,
-    View,
-)
+from veridical.objectives.base import CHOSEN_ELSEWHERE, PairLogps, PairLoss, View
 from veridical.runtime.ranges import ABOVE_ZERO, WEIGHT
 
 
@@ -33,7 +27,7 @@ class SVCO(PairLoss):
     same_pictures: ClassVar[bool] = True
     views: ClassVar[tuple[View, ...]] = (
         CHOSEN_ELSEWHERE,
-        REJECTED_ELSEWHERE,
+        View("rejected", "contrast_images", is_right=True),
         View("chosen", "none"),
         View("rejected", "none"),
     )

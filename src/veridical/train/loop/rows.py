@@ -11,7 +11,7 @@ from typing import NoReturn, TypeAlias
 from datasets import Dataset
 
 from veridical.data.images import RowImage, row_images
-from veridical.data.messages import Message, without_images
+from veridical.data.messages import Message, text_of, without_images
 from veridical.data.origins import (
     Origin,
     kinds_in_words,
@@ -316,6 +316,9 @@ def _seen_otherwise(
         answer = Answer(row["contrast_chosen"])
     else:
         answer = known[view.answer]
+        if view.is_right:
+            own = images.of("contrast_images", count) is None
+            _refuse_another_right_one(row, view.answer, own)
     answer = dataclasses.replace(answer, hidden=0.0)
     if view.images == "images":
         return dataclasses.replace(answer, images=None)
@@ -332,6 +335,30 @@ def _seen_otherwise(
             "none; `veridical build distort --column contrast_images` makes them"
         )
     return dataclasses.replace(answer, images=other, hidden=hidden)
+
+
+def _refuse_another_right_one(row: CheckedRow, answer: Branch, own_images: bool) -> None:
+    """Refuse a pair whose right answer to `contrast_images` is another than the loss would take.
+
+    Args:
+        row: the pair.
+        answer: what the loss takes for it.
+        own_images: whether the pair's own images stand in for `contrast_images`.
+
+    Raises:
+        RefusedRowError: `contrast_chosen` is another one, or the images are the pair's own.
+    """
+    other = row.get("contrast_chosen")
+    if other and text_of(other).strip() != text_of(row[answer]).strip():
+        why = "contrast_chosen is another one; set --loss symmpo, or make pairs of conversations by"
+    elif own_images and row.get("contrast_masked"):
+        why = "contrast_masked hides parts of the pair's own image; make pairs with two images by"
+    else:
+        return
+    raise RefusedRowError(
+        f"the loss takes {answer} for the right answer to contrast_images, and {why} `veridical "
+        "build contrast`"
+    )
 
 
 def _even_out(groups: Sequence[Group]) -> list[Group]:
