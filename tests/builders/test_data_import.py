@@ -272,6 +272,11 @@ def test_a_column_is_not_both_read_and_unused(
         ({"answer": "A cup.", "thumb": True}, "'thumb' (True)"),
         ({"answer": "There is none.", "label": "no"}, "'label' (no)"),
         ({"response_a": "A cup.", "response_b": "A dog.", "winner": "left"}, "'winner' (left)"),
+        (
+            {"response_a": "A cup.", "response_b": "A dog.", "bad": "B"},
+            "set --columns a=FIRST "
+            "b=SECOND winner=bad --winner-values B A, where A and B stand for",
+        ),
     ],
 )
 def test_a_column_that_may_say_which_answers_are_good_is_not_passed_over(

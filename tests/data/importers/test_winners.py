@@ -47,6 +47,10 @@ def test_which_answer_a_value_means_is_recognized_where_it_is_unmistakable(
         rows("comment", ["A", "B"]),
         rows("winner", ["gpt", "llava"]),
         rows("winner", ["tie", "tie"]),
+        rows("bad_response", ["A", "B"]),  # which says the opposite
+        rows("not_preferred", ["A", "B"]),
+        rows("less_preferred", [1, 2]),
+        rows("loser_label", ["first", "second"]),
         rows("winner", ["A", "B"], "image_a", "image_b"),
         rows("winner", ["A", "B"], "response_a", "answer_b"),
         [{"response_a": "one", "response_b": "two"}],

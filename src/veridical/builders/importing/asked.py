@@ -9,7 +9,7 @@ from typing import get_args
 from veridical.builders.importing.columns import columns_read
 from veridical.builders.importing.conversion import Conversion
 from veridical.data.importers.convert import FACTORS, MARGINS, looked_up
-from veridical.data.importers.labels import may_judge
+from veridical.data.importers.labels import may_judge, names_worse
 from veridical.data.importers.shapes import SHAPES
 from veridical.data.importers.winners import COLUMNS, TIES
 from veridical.data.record_kinds import Kind, RowError
@@ -120,17 +120,26 @@ def _check_verdicts(work: Conversion, rows: Sequence[Mapping[str, object]]) -> N
     columns = {str(name) for row in rows for name in row if row[name] is not None}
     for column in sorted(columns - read if read else ()):
         if may_judge(column):
-            label = "--kind unpaired"
-            label += f" and --columns label={column}" if column != "label" else ""
             values = sorted({str(row[column])[:20] for row in rows if row.get(column) is not None})
             raise UserError(
                 f"{work.source.name}: the column {column!r} ({', '.join(values[:3])}) may say "
-                "which answers are good, and nothing would read it. If each row has one answer, "
-                f"set {label}. If it names the better of two, set "
-                f"--columns a=FIRST b=SECOND winner={column}. If it is an answer itself, "
-                "set --columns chosen=BETTER rejected=WORSE. If it says something else, set --kind "
-                f"{work.kind}."
+                f"which answers are good, and nothing would read it. {_ways_to_read(column)} If it "
+                "is an answer itself, set --columns chosen=BETTER rejected=WORSE. If it says "
+                f"something else, set --kind {work.kind}."
             )
+
+
+def _ways_to_read(column: str) -> str:
+    """Which options read a column as labels of single answers, or as the better of two."""
+    winner = f"--columns a=FIRST b=SECOND winner={column}"
+    if names_worse(column):
+        return (
+            "If each row has one answer, write a column label that is true for good ones. If it "
+            f"names the worse of two, set {winner} --winner-values B A, where A and B stand for "
+            "what it says of the first and of the second."
+        )
+    label = "--kind unpaired" + ("" if column == "label" else f" and --columns label={column}")
+    return f"If each row has one answer, set {label}. If it names the better of two, set {winner}."
 
 
 def _check_winners(work: Conversion, rows: Sequence[Mapping[str, object]]) -> None:

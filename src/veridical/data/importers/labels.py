@@ -17,6 +17,9 @@ _VERDICT = re.compile(
     r"|desirable|kto_tag|good|bad|accepted|approved)(_|$)",
     re.I,
 )
+_WORSE = re.compile(
+    r"(^|[_ -])(bad|worse|worst|lose|loser|losing|lost|rejected|not|non|less|least)([_ -]|$)", re.I
+)
 
 
 def read_label(value: object) -> object:
@@ -41,3 +44,8 @@ def is_verdict(value: object) -> bool:
 def may_judge(column: str) -> bool:
     """Whether a column, by its name, may say which answers are good."""
     return _VERDICT.search(column) is not None
+
+
+def names_worse(column: str) -> bool:
+    """Whether a column says by its name which answers are bad, as `not_preferred` does."""
+    return _WORSE.search(column) is not None

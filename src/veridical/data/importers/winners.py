@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from veridical.data.importers.labels import may_judge
+from veridical.data.importers.labels import may_judge, names_worse
 from veridical.data.record_kinds import LeftOutError, RowError
 
 COLUMNS = ("a", "b", "winner")
@@ -79,6 +79,7 @@ def _winner(rows: Sequence[Mapping[str, object]], names: set[str]) -> str | None
         name
         for name in sorted(names, key=lambda name: (name != "winner", name))
         if (may_judge(name) or name in _CHOICES)
+        and not names_worse(name)
         and 2 * sum(_says_which(row.get(name)) for row in rows) > len(rows)
         and any(_BETTER.fullmatch(plain_value(row.get(name))) for row in rows)
     ]
