@@ -232,6 +232,21 @@ def test_a_split_of_a_folder_is_read_where_its_types_are_not_known_before(
     given = ["data", "import", str(tmp_path / "set"), "--split", "test", "--dry-run"]
     assert cli.main(given) == 0
     assert '"chosen": "B.", "rejected": "A."' in capsys.readouterr().out
+    assert cli.main([*given[:4], "dev", "--dry-run"]) == 2
+    assert "split" in capsys.readouterr().err
+
+
+def test_the_cells_of_a_folders_tables_stay_texts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Datasets' own reader makes "None" no value and 007 a 7."""
+    picture(tmp_path, "set/a.png")
+    for name in ("train", "test"):
+        (tmp_path / "set" / f"{name}.csv").write_text(
+            "image,question,chosen,rejected\na.png,How many?,None,007\n"
+        )
+    assert cli.main(["data", "import", str(tmp_path / "set"), "--dry-run"]) == 0
+    assert '"chosen": "None", "rejected": "007"' in capsys.readouterr().out
 
 
 def test_images_are_found_in_objects_and_in_lists_of_them(
