@@ -123,6 +123,7 @@ def test_what_levels_values_and_defaults_name_tells_steps_apart(tmp_path: Path) 
     [
         ({"beta": 0.1}, {"beta": [0.30000001, 0.30000002]}, r"name of two steps"),
         ({"beta": "{beta}"}, {}, r"\{beta\} contains itself"),
+        ({"beta": "x{data}", "data": None}, {}, r"'x\{data\}' needs a value for .* null in arm"),
     ],
 )
 def test_levels_that_one_name_or_none_can_hold_are_refused(

@@ -139,8 +139,8 @@ def test_a_comparison_becomes_a_pair_with_who_said_so(tmp_path: Path) -> None:
     assert source["agreement"] == 1.0
     skipped = {row["id"]: row["reason"] for row in read_jsonl(page.out / "skipped.jsonl")}
     assert skipped == {
-        "row-3": "no majority: 1 for the one, 1 for the other",
-        "row-4": "no majority: 2 neither",
+        "row-3": "no majority: 1 for the first answer, 1 for the second",
+        "row-4": "no majority: 2 for neither",
         "row-5": "no majority: 1 can't tell, 1 broken",
     }
     assert "Krippendorff" in page.client.get("/overview").text

@@ -139,7 +139,17 @@ class Expansion:
         alone = PLACEHOLDER.fullmatch(value)
         if alone is not None:
             return self._stands_for(alone, cell, step)
-        return PLACEHOLDER.sub(lambda found: str(self._stands_for(found, cell, step)), value)
+        return PLACEHOLDER.sub(lambda found: self._part(found, cell, step), value)
+
+    def _part(self, found: re.Match[str], cell: Cell, step: str) -> str:
+        """What a placeholder stands for within a text."""
+        value = self._stands_for(found, cell, step)
+        if value is None:
+            raise UserError(
+                f"{self.study.name}, step {step}: {found.string!r} needs a value for {found[0]}, "
+                f"which is null in arm {cell.arm}."
+            )
+        return str(value)
 
     def _stands_for(self, found: re.Match[str], cell: Cell, step: str) -> OptionValue:
         name, added = found[1], found[2]

@@ -105,7 +105,7 @@ def effects_of(
     shown = outcome.metric.partition("/")[2] in found
     power = _detectable(own.benchmark, ours, theirs, outcome, comparisons) if shown else {}
     return [
-        _effect(own, name, arm, other, change, len(seeds), power.get(name), note)
+        _effect(own, name, (arm, other), change, len(seeds), power.get(name), note)
         for name, change in found.items()
     ]
 
@@ -159,15 +159,14 @@ def _in_one_order(benchmark: Benchmark, rows: Sequence[Sequence[Row]]) -> list[C
 def _effect(
     own: Scored,
     name: str,
-    arm: str,
-    other: str,
+    sides: tuple[str, str],
     change: Difference,
     seeds: int,
     power: float | None,
     note: str,
 ) -> Effect:
     return Effect(
-        arm, other, own.benchmark.description.metric(name), change.value, change.low, change.high,
+        *sides, own.benchmark.description.metric(name), change.value, change.low, change.high,
         change.p, None, change.arm_value, change.baseline_value, seeds, change.clusters, power,
         "none", (change.note or note) if change.low is None else "",
         own.evaluation, own.benchmark.name,
@@ -245,7 +244,7 @@ def _interaction(own: Scored, corners: Sequence[str], metric: str, label: str) -
         cells.append(_in_one_order(own.benchmark, _part(own.benchmark, rows, metric)))
     both, first, second, neither = cells
     change = interaction(both, first, second, neither, formula)
-    return [_effect(own, metric, label, "sum of both", change, len(seeds), None, "")]
+    return [_effect(own, metric, (label, "sum of both"), change, len(seeds), None, "")]
 
 
 def _rows(own: Scored, arm: str, seed: int, corners: Sequence[str]) -> Sequence[Row]:

@@ -124,9 +124,9 @@ def decisions(store: LabelStore) -> tuple[dict[int, Decision], list[SkippedRow]]
 
 
 _WORDS = {
-    "first": "for the one",
-    "second": "for the other",
-    "tie": "neither",
+    "first": "for the first answer",
+    "second": "for the second",
+    "tie": "for neither",
     "unsure": "can't tell",
     "broken": "broken",
 }
