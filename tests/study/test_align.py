@@ -382,6 +382,23 @@ def test_what_another_plan_left_is_no_part_of_this_one(tmp_path: Path) -> None:
     refuse_leftovers(renamed, tmp_path / "link")  # the same folder by another name
 
 
+def test_what_another_plan_left_is_found_from_another_folder_too(tmp_path: Path) -> None:
+    """Commands have paths from where they were started, which the plan of then says."""
+    out = tmp_path / "x"
+    kept = Ledger(out)
+    for path in ("x/pairs", "x/steps/a", "elsewhere"):
+        (tmp_path / path).mkdir(parents=True)
+        command = f"veridical build rank --out {path}"
+        kept.note(path, {"key": "k", "status": "finished", "command": command})
+    kept.close()
+    before = Plan(tmp_path, (stub_steps.step("a", Path("x/steps"), []),))
+    write_plan(before, out / "plan.yaml")
+    (tmp_path / "sub").mkdir()
+    now = Plan(tmp_path / "sub", (stub_steps.step("a", Path("../x/steps"), []),))
+    with pytest.raises(UserError, match=f"Delete {out}/pairs, or choose"):
+        refuse_leftovers(now, out)
+
+
 def test_a_loaded_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="process of its own"):
         align(tmp_path / "out", object())  # type: ignore[arg-type]

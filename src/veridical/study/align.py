@@ -11,8 +11,10 @@ from pathlib import Path
 
 from veridical.runtime.descriptions import BenchmarkDescription, read_description
 from veridical.runtime.errors import UserError
+from veridical.runtime.files import read_text
 from veridical.runtime.run_files import COMPARISON, SCORES, DifferenceRow, ScoreEntry
 from veridical.runtime.runs import start_run
+from veridical.runtime.yaml_text import read_yaml
 from veridical.study.alignment import Evaluating, Sources, make_plan
 from veridical.study.commands import check_steps, has_option, named_path
 from veridical.study.keys import Keys
@@ -247,21 +249,31 @@ def refuse_leftovers(plan: Plan, out: Path) -> None:
     Raises:
         UserError: names the folders.
     """
-    # Resolved, as the folder may be named otherwise than before: ../runs/x or /home/me/runs/x.
+    # Resolved, as the folder may be named from elsewhere than before: ../runs/x, /home/me/runs/x.
     own = {named_path(plan, str(step.output)).resolve() for step in plan.steps}
-    lines = (shlex.split(state["command"]) for state in read_ledger(out).values())
+    lines = [shlex.split(state["command"]) for state in read_ledger(out).values()]
     written = {
-        named_path(plan, value).resolve()
+        (root / value).resolve()
+        for root in {plan.folder, _folder_before(plan, out)}
         for words in lines
         for word, value in pairwise(words)
         if word.removeprefix("--") in OUTPUTS
     }
-    left = sorted(str(place) for place in written - own if place.exists())
+    shown = (place for place in written - own if place.is_relative_to(out.resolve()))
+    left = sorted(str(place) for place in shown if place.exists())
     if left:
         raise UserError(
             f"{out} holds what steps of another plan made, and the page would show it as made by "
             f"this one. Delete {', '.join(left)}, or choose another --out."
         )
+
+
+def _folder_before(plan: Plan, out: Path) -> Path:
+    """Where relative paths of the plan started that lies in `out`; this one's if there is none."""
+    path = out / PLAN
+    content = read_yaml(read_text(path), str(path)) if path.is_file() else None
+    folder = content.get("folder") if isinstance(content, dict) else None
+    return Path(str(folder)) if folder else plan.folder
 
 
 def tell_plan(plan: Plan, waiting: int, out: Path) -> list[str]:
