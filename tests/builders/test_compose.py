@@ -265,9 +265,26 @@ def test_findings_of_another_file_or_of_one_that_was_changed_are_refused_by_name
     write_jsonl(found, [about | {"id": "9", "row": 4}])
     assert run(data, "--without-flagged", found, "--out", tmp_path / "out") == 2
     assert f"lists row 4 of {data}, which has 3 rows" in capsys.readouterr().err
+    assert not (tmp_path / "out" / "pairs.parquet").exists()
     write_jsonl(found, [{"id": str(n), "file": str(data), "row": n} for n in (1, 2, 3)])
     assert run(data, "--without-flagged", found, "--out", tmp_path / "out") == 2
     assert "No pair is left to take: 3 are flagged." in capsys.readouterr().err
+
+
+def test_listed_rows_without_an_id_go_by_number_or_are_said_to_flag_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Readers make an id of content where a row's own is empty, and lists have that one."""
+    rows = read_jsonl(pairs(tmp_path, "a", 4))
+    write_jsonl(data := tmp_path / "a.jsonl", [row | {"id": ""} for row in rows])
+    made = read_records(data, "preference").ids
+    found = tmp_path / "found.jsonl"
+    here = {"file": str(data)}
+    lines = [here | {"id": made[0], "row": 1}, here | {"id": "", "row": 2}, {"id": "", "row": 3}]
+    write_jsonl(found, [*lines, {"id": "", "row": 4, "file": str(tmp_path / "other.jsonl")}])
+    assert run(data, "--without-flagged", found, "--out", tmp_path / "out") == 0
+    assert ids_of(tmp_path / "out") == {*made[2:]}
+    assert "2 lines with a row's number, but neither its id nor" in capsys.readouterr().out
 
 
 def test_the_recipe_makes_the_same_bytes_from_anywhere_and_notices_other_content(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,21 @@ def test_a_question_without_text_is_marked(
     file = write_rows(tmp_path / "pairs.jsonl", [pair(1), pair(2, prompt=" ")])
     assert check(file) == 0
     assert "row 2 (r2): the question has no text" in capsys.readouterr().out
+
+
+def test_the_command_that_leaves_found_rows_out_finds_the_images_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photo(tmp_path / "a.png", 1)
+    (tmp_path / "my set").mkdir()
+    rows = [pair(1, images=["a.png"]), pair(2, images=["none.png"])]
+    file = write_rows(tmp_path / "my set" / "pairs.jsonl", rows)
+    found = tmp_path / "found.jsonl"
+    assert check(file, "--images-root", tmp_path, "--out", found) == 1
+    said = capsys.readouterr().out
+    words = shlex.split(said[said.index("veridical build compose") :].splitlines()[0])
+    assert cli.main([*words[1:-1], str(tmp_path / "out")]) == 0
+    assert "1 row left out" in capsys.readouterr().out
 
 
 def test_all_findings_go_into_a_file(tmp_path: Path) -> None:

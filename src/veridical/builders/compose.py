@@ -128,6 +128,7 @@ def build_compose(
             read(path, "preference", reading, listed)
             for path, listed in zip(sets, flagged, strict=True)
         ]
+        _refuse_missing(flagged, records)
         other = read(rejected_from, "preference", reading) if rejected_from else None
         choice = _choose(records, other, names, factors, amounts, flagged, seed)
         recipe, path = _recipe(options, hashes), out / "pairs.parquet"
@@ -284,8 +285,8 @@ def _swapped(
     return final
 
 
-def _tell_unknown(flagged: Sequence[FlaggedRows], records: Sequence[RecordSet]) -> None:
-    """Say which listed ids no row has.
+def _refuse_missing(flagged: Sequence[FlaggedRows], records: Sequence[RecordSet]) -> None:
+    """Refuse a list of rows of an earlier, longer file.
 
     Raises:
         UserError: a row is listed that its file has not.
@@ -296,6 +297,10 @@ def _tell_unknown(flagged: Sequence[FlaggedRows], records: Sequence[RecordSet]) 
                 f"{listed.listed_in} lists row {min(missing)} of {one.file}, which has "
                 f"{counted(one.total, 'rows')}: the file was changed since. List its rows again."
             )
+
+
+def _tell_unknown(flagged: Sequence[FlaggedRows], records: Sequence[RecordSet]) -> None:
+    """Say which listed ids no row has."""
     known = {id for one in records for id in one.ids}
     known |= {row.id for one in records for row in (*one.flagged, *one.problems)}
     ids = {id for one in flagged for id in one.ids} - known

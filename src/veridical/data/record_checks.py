@@ -13,7 +13,7 @@ from typing import get_args
 from veridical.data.images import decode_image, resolve_image_path
 from veridical.data.pixels import ImageError
 from veridical.data.record_files import raw_rows
-from veridical.data.record_flags import FlaggedRows
+from veridical.data.record_flags import FlaggedRows, own_id
 from veridical.data.record_kinds import MESSAGE_FIELDS, Kind, RowError
 from veridical.data.record_names import IMAGES, image_column, image_marker, with_own_names
 from veridical.data.record_rows import content_id, known_fields, normalize
@@ -217,14 +217,14 @@ class RowChecker:
                 good.append(record)
                 self.numbers.append(number)
             except RowError as bad:
-                self.problems.append(RowProblem(number, _own_id(row), bad.field, bad.reason))
+                self.problems.append(RowProblem(number, own_id(row), bad.field, bad.reason))
         return good
 
     def _leaves_out(self, number: int, row: object) -> bool:
         """Whether a row was asked to be left out; it is noted among the problems."""
         reason = self.flagged.reason_for(number, row) if self.flagged else None
         if reason is not None:
-            self.problems.append(RowProblem(number, _own_id(row), "row", reason, flagged=True))
+            self.problems.append(RowProblem(number, own_id(row), "row", reason, flagged=True))
         return reason is not None
 
     def _named(self, row: object) -> object:
@@ -286,12 +286,6 @@ class RowChecker:
         if not self._ids.take(identity, number):
             raise RowError("id", f"is that of row {self._ids.rows[identity]} too")
         return identity
-
-
-def _own_id(row: object) -> str:
-    name = row.get("id") if isinstance(row, Mapping) else None
-    # Half a surrogate pair may be what is wrong, and no file takes it.
-    return "" if name is None else str(name).encode(errors="replace").decode()
 
 
 class Ids:

@@ -8,6 +8,13 @@ from dataclasses import dataclass, field
 from veridical.runtime.errors import UserError
 
 
+def own_id(row: object) -> str:
+    """The id that a row of a file has, as text; "" if it has none."""
+    name = row.get("id") if isinstance(row, Mapping) else None
+    # Half a surrogate pair may be what is wrong, and no file takes it.
+    return "" if name is None else str(name).encode(errors="replace").decode()
+
+
 @dataclass(frozen=True, order=True)
 class FlaggedRow:
     """One row that is listed.
@@ -41,12 +48,12 @@ class FlaggedRows:
         Raises:
             UserError: the row of this number is another one than the list says.
         """
-        own = row.get("id") if isinstance(row, Mapping) else None
+        own = own_id(row)
         listed = self.rows.get(number)
         if listed is None:
-            return None if own is None else self.ids.get(str(own))
+            return self.ids.get(own) if own else None
         # Readers number the repeated ids of LLaVA's sets: "x" is listed as "x-2".
-        if own is not None and listed.id and not f"{listed.id}-".startswith(f"{own}-"):
+        if own and listed.id and not f"{listed.id}-".startswith(f"{own}-"):
             raise UserError(
                 f"{self.listed_in} lists row {number} with the id {listed.id}, and it has the id "
                 f"{own} now: the file was changed since. List its rows again."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -89,7 +90,7 @@ def data_check(
         with unchanged(since=since):
             lines = list(finding_lines(file, found.findings))
         write_jsonl(out, lines)
-        print("\n".join(_told_of_findings(file, found, out)))
+        print("\n".join(_told_of_findings(file, images_root, found, out)))
     if fix is not None:
         written, changes = write_repaired(file, known, root, found.findings, fix, since)
         print("\n".join(_changes(fix, written, changes)))
@@ -144,15 +145,17 @@ def _repairs(findings: Sequence[Finding]) -> list[str]:
     return told + (["ends of answers changed"] if strips else [])
 
 
-def _told_of_findings(file: Path, found: Inspection, out: Path) -> Iterator[str]:
+def _told_of_findings(
+    file: Path, images_root: Path | None, found: Inspection, out: Path
+) -> Iterator[str]:
     """Where the findings are, and how to leave their rows out."""
     rows = {finding.row for finding in found.findings} - {0}
     yield f"{counted(len(found.findings), 'findings')} in {out}."
     if rows and found.kind == "preference":
-        yield (
-            f"To leave their {counted(len(rows), 'rows')} out: veridical build compose {file} "
-            f"--without-flagged {out} --out FOLDER"
-        )
+        words = ["veridical", "build", "compose", str(file), "--without-flagged", str(out)]
+        words += [] if images_root is None else ["--images-root", str(images_root)]
+        number = counted(len(rows), "rows")
+        yield f"To leave their {number} out: {shlex.join([*words, '--out', 'FOLDER'])}"
 
 
 def _changes(out: Path, written: int, changes: Sequence[RowChange]) -> Iterator[str]:

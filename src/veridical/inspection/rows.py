@@ -13,6 +13,7 @@ from typing import Any, cast, get_args
 from veridical.data.importers.recognize import recognize
 from veridical.data.messages import Message, text_of
 from veridical.data.record_files import count_rows, stream_rows
+from veridical.data.record_flags import own_id
 from veridical.data.record_kinds import Kind, RowError, response_name
 from veridical.data.record_names import with_own_names
 from veridical.data.record_rows import known_fields, normalize
@@ -57,8 +58,7 @@ class Row:
     @cached_property
     def id(self) -> str:
         """Its id as text, "" if it has none."""
-        value = self.named.get("id")
-        return "" if value is None else str(value).encode(errors="replace").decode()
+        return own_id(self.named)
 
     @cached_property
     def prompt(self) -> str:

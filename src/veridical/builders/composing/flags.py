@@ -75,34 +75,39 @@ def flags_by_set(
     Raises:
         UserError: rows are listed of a file that none of the sets is, or of one as it was before.
     """
-    _refuse_others(path, flags, sets, hashes)
-    ids = {flag.id: flag.reason for flag in flags if _goes_by_id(flag, sets)}
+    files = [file.resolve() for file in sets]
+    places = {name: Path(name).resolve() for name in {flag.set for flag in flags} if name}
+    _refuse_others(path, flags, files, places, hashes)
+    by_number = {
+        flag for flag in flags if flag.row and (flag.sha256 or places.get(flag.set) in files)
+    }
+    ids = {flag.id: flag.reason for flag in flags if flag.id and flag not in by_number}
     found = []
-    for file, own in zip(sets, hashes, strict=True):
+    for file, own in zip(files, hashes, strict=True):
         rows: dict[int, FlaggedRow] = {}
         for flag in flags:
-            if flag.row and (flag.sha256 == own if flag.sha256 else _is_file(flag.set, file)):
+            here = flag.sha256 == own if flag.sha256 else places.get(flag.set) == file
+            if flag in by_number and here:
                 rows.setdefault(flag.row, FlaggedRow(flag.id, flag.reason))
         found.append(FlaggedRows(f"--without-flagged {path}", rows, ids))
+    if lost := sum(not flag.id and flag not in by_number for flag in flags):
+        print(
+            f"{path}: {counted(lost, 'lines')} with a row's number, but neither its id nor which "
+            "of the sets it is in, flag nothing."
+        )
     return found
 
 
-def _goes_by_id(flag: Flag, sets: Sequence[Path]) -> bool:
-    if not flag.id or (flag.row and flag.sha256):
-        return False
-    return not flag.row or not any(_is_file(flag.set, file) for file in sets)
-
-
-def _is_file(name: str, file: Path) -> bool:
-    return bool(name) and Path(name).resolve() == file.resolve()
-
-
 def _refuse_others(
-    path: Path | None, flags: Sequence[Flag], sets: Sequence[Path], hashes: Sequence[str]
+    path: Path | None,
+    flags: Sequence[Flag],
+    files: Sequence[Path],
+    places: Mapping[str, Path],
+    hashes: Sequence[str],
 ) -> None:
     others = {flag.set for flag in flags if flag.sha256 and flag.sha256 not in hashes}
     for name in sorted(others):
-        changed = any(_is_file(name, file) for file in sets)
+        changed = places.get(name) in files
         why = "which was changed since" if changed else "which is none of the sets as they are now"
         raise UserError(
             f"--without-flagged {path} lists rows of {name}, {why}, so its numbers may be those of "
