@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
+from scipy.sparse import csr_array
 
 from veridical.builders._answers import ChosenAnswer
 from veridical.builders._rows import Skipped
@@ -81,16 +81,20 @@ class Partners:
             why = NOBODY if self.listed is None else NOTHING_ELSE
             yield found or Skipped(answer.record, "prompt", why)
 
-    def _objects(self, listed: Sequence[Sequence[str] | None]) -> dict[str, NDArray[np.float32]]:
-        """Of each prompt's answers which objects their pictures show. Shape: (answers, names)."""
+    def _objects(self, listed: Sequence[Sequence[str] | None]) -> dict[str, csr_array]:
+        """Of each prompt's answers which objects their pictures show. Shape: (answers, names).
+
+        Sparse, as lists of a tagger name thousands of things.
+        """
         names = sorted({name for one in listed for name in one or ()})
         column = {name: number for number, name in enumerate(names)}
         found = {}
         for prompt, indices in self.alike.items():
-            shows = np.zeros((len(indices), len(names)), np.float32)
-            for row, index in enumerate(indices):
-                shows[row, [column[name] for name in listed[index] or ()]] = 1
-            found[prompt] = shows
+            shown = [[column[name] for name in listed[index] or ()] for index in indices]
+            ends = np.cumsum([0, *map(len, shown)])
+            places = np.array([place for one in shown for place in one], np.int32)
+            ones = np.ones(len(places), np.float32)
+            found[prompt] = csr_array((ones, places, ends), (len(indices), len(names)))
         return found
 
     def _drawn(self, index: int) -> Partner | None:
@@ -106,7 +110,7 @@ class Partners:
     def _most_alike(self, index: int) -> Partner | None:
         """The one that shares most, of several one that is drawn."""
         alike, shows = self.alike[self.prompts[index]], self.objects[self.prompts[index]]
-        own, noise = shows[self.place[index]], self._noise(index)
+        own, noise = shows[[self.place[index]]].toarray()[0], self._noise(index)
         both, sizes = shows @ own, shows.sum(1)
         either = sizes + own.sum() - both
         shared = np.where((both < sizes) & (both < own.sum()), both / np.maximum(either, 1), -1.0)
