@@ -12,6 +12,7 @@ from PIL import Image
 from published_files import mmhal
 
 from veridical.cli import main
+from veridical.eval.judge_cost import JudgeCost
 from veridical.eval.mmhal import MmhalOptions, exact_rating, read_mmhal, read_reply
 from veridical.judges.prompts import UnreadableError
 from veridical.runtime.errors import UserError
@@ -234,3 +235,9 @@ def test_a_dry_run_says_what_the_judge_would_cost(
     assert "at most $0.02 without the images." in capsys.readouterr().out
     assert main([*model, "--dry-run", "true", "--replies", str(files / "replies.jsonl")]) == 2
     assert "Name one with --judge" in capsys.readouterr().err
+
+
+def test_a_price_of_whole_cents_stays_what_it_is() -> None:
+    """0.07 * 100 is a little above 7 as a float; what is above 7 cents is 8 at most."""
+    for dollars, told in ((0.07, "$0.07."), (0.0701, "$0.08."), (0.0, "$0.00.")):
+        assert f"at most {told}" in JudgeCost(1, 0, 0, 0, dollars).line

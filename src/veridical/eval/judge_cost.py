@@ -51,7 +51,8 @@ class JudgeCost:
         images = counted(self.images, "images")
         shown = f", with {images} that are not counted" if self.images else ""
         without = " without the images" if self.images else ""
-        cents = ceil((self.dollars or 0.0) * 100)  # not rounded: it is the most
+        # It is the most, so it is not rounded down; 0.07 * 100 is a little above 7.
+        cents = ceil(round((self.dollars or 0.0) * 100, 6))
         price = "" if self.dollars is None else f", at most ${cents / 100:,.2f}{without}"
         return (
             f"The judge would be asked {counted(self.questions, 'questions')}: some {self.read:,} "

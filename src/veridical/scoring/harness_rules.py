@@ -55,8 +55,8 @@ def _lmms_eval(answer: str, question: str) -> YesNoVerdict | None:
 def vlmevalkit_yes_no(answer: str, question: str) -> YesNoVerdict | None:
     """The one of the words "yes" and "no" that an answer has.
 
-    Words are what VQA's rule for punctuation leaves: "No.2" is "no2", and marks that it does not
-    know stay, so that "**no**" is another word.
+    Words are what VQA's rule for punctuation leaves: "No.It" is "noit", "No.2" stays as it is, and
+    so do marks that it does not know: "**no**" is another word.
     """
     words = strip_punctuation(answer.lower(), "official").split()
     if ("yes" in words) == ("no" in words):
