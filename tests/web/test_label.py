@@ -203,6 +203,18 @@ def test_gold_pairs_measure_an_annotator_and_are_not_exported(tmp_path: Path) ->
     assert sorted(ids) == ["row-0", "row-1", "row-2", "row-3"]
 
 
+def test_an_answer_that_comes_in_while_others_are_counted_does_no_harm(tmp_path: Path) -> None:
+    """As during an export or on the overview, which other threads make."""
+    page = Page(tmp_path, "--annotators", "anna", "ben", "--overlap", "1")
+    page.say("anna", "first")
+    everybody, own = iter(page.store.known.items()), iter(page.store.known["anna"].items())
+    assert next(own)
+    page.say("anna", "second")
+    page.say("ben", "second")
+    assert [[name for name, _ in everybody], [*own]] == [["anna"], []]
+    assert {name: len(known) for name, known in page.store.known.items()} == {"anna": 2, "ben": 1}
+
+
 def test_what_a_folder_was_begun_with_is_known_later(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

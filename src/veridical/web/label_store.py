@@ -151,9 +151,9 @@ class LabelStore:
             stored = self._insert(key, annotator, task, step, value, moment, seconds)
             if stored is None:
                 return False
-            own = self.known.setdefault(annotator, {})
+            own = self.known.get(annotator, {})
             event = Event(stored, annotator, task, step, value, moment, seconds)
-            own[task] = after(own.get(task, Judgment()), event)
+            self._know(annotator, {**own, task: after(own.get(task, Judgment()), event)})
         return True
 
     def undo(self, key: str, annotator: str) -> int | None:
@@ -175,8 +175,12 @@ class LabelStore:
             if self._insert(key, annotator, last.task, "undo", value, moment, 0.0) is None:
                 return None
             known = judgments(self.events(annotator)).get(annotator, {})
-            self.known[annotator] = known
+            self._know(annotator, known)
             return last.task
+
+    def _know(self, annotator: str, own: dict[int, Judgment]) -> None:
+        """Replace what is known; another thread may be reading what was known before."""
+        self.known = {**self.known, annotator: own}
 
     def _insert(self, *values: object) -> int | None:
         with self._connect() as database:
