@@ -49,8 +49,8 @@ def test_cells_are_texts_and_rows_of_another_length_are_named(
         (b"q,q\n1,2\n", "two columns named 'q'"),
         (b"q,a,,\n1,2,,\n", "2 columns without a name"),
         # A quote that is never closed, and one that is doubled by a backslash.
-        (b'q,a\n1,2\n3,"4\n5,6\n', "line 4: unexpected end of data"),
-        (b'q,a\n1,"say \\"no\\""\n', "line 2: ',' expected after '\"'"),
+        (b'q,a\n1,2\n3,"4\n5,6\n', "begins in line 3: unexpected end of data"),
+        (b'q,a\n1,"say \\"no\\""\n', "begins in line 2: ',' expected after '\"'"),
     ],
 )
 def test_what_is_no_table_is_said_in_a_line(content: bytes, told: str, tmp_path: Path) -> None:

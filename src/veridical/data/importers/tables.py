@@ -5,12 +5,16 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from veridical.data.record_kinds import RowError
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import check_file, reading
 from veridical.runtime.progress import counted
 from veridical.runtime.unchanged import unchanged
+
+if TYPE_CHECKING:
+    from _csv import Reader
 
 SUFFIXES = (".csv", ".tsv")
 LONGEST = 16 * 2**20
@@ -31,15 +35,7 @@ def table_rows(path: Path) -> Iterator[tuple[int, object]]:
     delimiter = "\t" if path.suffix.lower() == ".tsv" else _delimiter(path)
     with unchanged(path), reading(path), path.open(encoding="utf-8-sig", newline="") as file:
         # Strict: else a quote that is never closed takes the rest of the file into one cell.
-        lines = csv.reader(file, delimiter=delimiter, strict=True)
-        try:
-            yield from _rows(path, filter(None, lines))
-        except csv.Error as error:
-            raise UserError(
-                f"{path} can't be read as a table: line {lines.line_num}: {error}. Put each text "
-                "with a comma, a line break or a quote in it in quotes, and double the quotes "
-                'within ("").'
-            ) from error
+        yield from _rows(path, _cells(path, csv.reader(file, delimiter=delimiter, strict=True)))
 
 
 def _delimiter(path: Path) -> str:
@@ -47,6 +43,24 @@ def _delimiter(path: Path) -> str:
     with reading(path), path.open(encoding="utf-8-sig") as file:
         header = file.readline()
     return next((mark for mark in (",", ";", "\t") if mark in header), ",")
+
+
+def _cells(path: Path, lines: Reader) -> Iterator[list[str]]:
+    """The cells of each line that is not blank."""
+    while True:
+        first = lines.line_num + 1
+        try:
+            cells = next(lines)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            raise UserError(
+                f"{path} can't be read as a table: the row that begins in line {first}: {error}. "
+                "Put each text with a comma, a line break or a quote in it in quotes, and double "
+                'the quotes within ("").'
+            ) from error
+        if cells:
+            yield cells
 
 
 def _rows(path: Path, lines: Iterator[list[str]]) -> Iterator[tuple[int, object]]:
