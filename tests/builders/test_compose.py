@@ -287,6 +287,18 @@ def test_listed_rows_without_an_id_go_by_number_or_are_said_to_flag_nothing(
     assert "2 lines with a row's number, but neither its id nor" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    "line",
+    [{"id": "1", "file": "\0", "row": 2}, {"id": "1", "what": "\ud800"},
+     {"id": "1", "set": "\ud800", "sha256": "00"}],
+)  # fmt: skip
+def test_half_characters_in_a_list_end_in_no_traceback(tmp_path: Path, line: Any) -> None:
+    data, found = pairs(tmp_path, "a", 2), tmp_path / "found.jsonl"
+    found.write_text(json.dumps(line))
+    told = 2 if "sha256" in line else 0
+    assert run(data, "--without-flagged", found, "--out", tmp_path / "out") == told
+
+
 def test_the_recipe_makes_the_same_bytes_from_anywhere_and_notices_other_content(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

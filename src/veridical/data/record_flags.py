@@ -10,9 +10,13 @@ from veridical.runtime.errors import UserError
 
 def own_id(row: object) -> str:
     """The id that a row of a file has, as text; "" if it has none."""
-    name = row.get("id") if isinstance(row, Mapping) else None
+    return whole_text(row.get("id")) if isinstance(row, Mapping) else ""
+
+
+def whole_text(value: object) -> str:
+    """A value as text that every file and terminal takes; "" for None."""
     # Half a surrogate pair may be what is wrong, and no file takes it.
-    return "" if name is None else str(name).encode(errors="replace").decode()
+    return "" if value is None else str(value).encode(errors="replace").decode()
 
 
 @dataclass(frozen=True, order=True)

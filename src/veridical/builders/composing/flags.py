@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from veridical.data.record_flags import FlaggedRow, FlaggedRows
+from veridical.data.record_flags import FlaggedRow, FlaggedRows, own_id, whole_text
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import JSON_ERRORS, parse_json, read_text
 from veridical.runtime.progress import counted
@@ -118,16 +118,14 @@ def _refuse_others(
 
 def _flag(row: Any) -> Flag:
     if not isinstance(row, Mapping):
-        return Flag(str(row), FLAGGED)
-    told = [
-        str(row[name]) for name in ("check", "field", "what", "reason", "note") if row.get(name)
-    ]
+        return Flag(whole_text(row), FLAGGED)
+    told = [whole_text(row.get(name)) for name in ("check", "field", "what", "reason", "note")]
     return Flag(
-        "" if row.get("id") is None else str(row["id"]),
-        ": ".join([FLAGGED, *told]),
+        own_id(row),
+        ": ".join([FLAGGED, *filter(None, told)]),
         _number(row.get("row")),
-        str(row.get("set") or row.get("file") or ""),
-        str(row.get("sha256") or ""),
+        whole_text(row.get("set") or row.get("file")).replace("\0", ""),
+        whole_text(row.get("sha256")),
     )
 
 
