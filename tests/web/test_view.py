@@ -189,6 +189,18 @@ def test_a_filter_that_can_not_be_applied_is_told(pairs: Path, query: str, told:
     assert ('role="alert"><span class="tag failed">address' in text) == bool(told)
 
 
+def test_no_field_is_called_unknown_while_rows_are_still_read(pairs: Path) -> None:
+    one = open_sets([pairs], None, None, None)[0]
+    index = open_index(one.key())
+    client = Client(viewer([Opened(one, index, Notes(notes_path(pairs), pairs))], Access(key=KEY)))
+    for query, told in (("where=auc>1&sort=auc", False), ("wher=x", True)):
+        text = client.get(f"/s/0?{query}").text
+        assert "still being read" in text
+        assert ('<span class="tag failed">address' in text) == told
+    index.start(one.rows(), background=False)
+    assert "no row has a field auc" in client.get("/s/0?where=auc>1").text
+
+
 def test_fields_that_are_called_as_those_of_every_row_have_names_of_their_own(
     tmp_path: Path,
 ) -> None:

@@ -220,7 +220,11 @@ def _list_values(
         card_of(row, whole=False)
         for row in one.index.rows(numbers[first : first + ROWS_A_PAGE].tolist())
     ]
-    fields = one.index.fields()
+    fields, reading = one.index.fields(), not one.index.done and not one.index.failure
+
+    def has_field(name: str) -> bool:
+        return reading or one.index.has_field(name)  # a row that is not read yet may have it
+
     return {
         **_common(sets, place, one, query),
         "cards": cards,
@@ -228,7 +232,7 @@ def _list_values(
         "page": page,
         "pages": pages_there,
         "fields": fields,
-        "faults": query_faults(query, fields, one.index.has_field, sorted(asked)),
+        "faults": query_faults(query, fields, has_field, sorted(asked)),
         "operators": OPERATORS,
         "marked": MARKED,
         "marks": sets_legend(cards),
