@@ -152,10 +152,11 @@ def _told_of_findings(
     rows = {finding.row for finding in found.findings} - {0}
     yield f"{counted(len(found.findings), 'findings')} in {out}."
     if rows and found.kind == "preference":
-        words = ["veridical", "build", "compose", str(file), "--without-flagged", str(out)]
-        words += [] if images_root is None else ["--images-root", str(images_root)]
-        number = counted(len(rows), "rows")
-        yield f"To leave their {number} out: {shlex.join([*words, '--out', 'FOLDER'])}"
+        root = "" if images_root is None else f" --images-root {shlex.quote(str(images_root))}"
+        yield (
+            f"To leave their {counted(len(rows), 'rows')} out: veridical build compose "
+            f"{shlex.quote(str(file))} --without-flagged {shlex.quote(str(out))}{root} --out FOLDER"
+        )
 
 
 def _changes(out: Path, written: int, changes: Sequence[RowChange]) -> Iterator[str]:
