@@ -122,6 +122,23 @@ def test_rows_without_answers_beside_pairs_are_no_prompts(tmp_path: Path) -> Non
     assert skipped(tmp_path) == [(1, "chosen", "is missing")]
 
 
+def test_a_rejected_answer_beside_conversations_is_never_dropped_in_silence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Most rows decide what a set is: the first is a conversation only because it lacks one."""
+    turns = [{"from": "human", "value": "Q?"}, {"from": "gpt", "value": "A."}]
+    alone = {"conversations": turns}
+    pair = alone | {"rejected": "B."}
+    made = import_rows(tmp_path, [alone, pair, pair | {"rejected": "C."}], *ANY)
+    assert [text_of(one["rejected"]) for one in made] == ["B.", "C."]
+    assert [(row, field) for row, field, _ in skipped(tmp_path)] == [(1, "chosen")]
+    write_jsonl(tmp_path / "a.jsonl", [alone, alone, pair])
+    words = ["data", "import", str(tmp_path / "a.jsonl"), "--dry-run", *ANY]
+    assert cli.main(words) == 2
+    assert "'rejected' holds an answer, and conversation" in capsys.readouterr().err
+    assert cli.main([*words, "--kind", "conversation"]) == 0
+
+
 def test_a_key_twice_is_refused_in_a_list_too(tmp_path: Path) -> None:
     row = '{"prompt": "Q?", "chosen": "A.", "rejected": "B."%s}'
     rows = (row % "", row % ', "chosen": "C."')

@@ -13,7 +13,7 @@ from veridical.data.importers.labels import may_judge, names_worse
 from veridical.data.importers.shapes import SHAPES
 from veridical.data.importers.winners import COLUMNS, TIES
 from veridical.data.record_kinds import Kind, RowError
-from veridical.data.record_names import OTHERS
+from veridical.data.record_names import OTHERS, pair_names
 from veridical.data.record_rows import known_fields
 from veridical.runtime.errors import UserError
 
@@ -71,6 +71,7 @@ def check_asked(work: Conversion, first: Sequence[object]) -> None:
             f"{' or '.join(MARGINS)}. Name it with --columns margin=THEIRS."
         )
     _check_kind(work, rows)
+    _check_answers(work, rows)
     _check_verdicts(work, rows)
 
 
@@ -110,6 +111,21 @@ def _has(row: Mapping[str, object], ours: str, theirs: str) -> bool:
     except RowError:
         return False
     return True
+
+
+def _check_answers(work: Conversion, rows: Sequence[Mapping[str, object]]) -> None:
+    """Rows of an unknown set may hold a preferred or rejected answer that nothing reads."""
+    if work.wanted is not None or work.kind == "preference":
+        return
+    read = {name for theirs in columns_read(work, rows).values() for name in theirs}
+    there = {str(name) for row in rows for name in row if row[name] is not None} - read
+    named = {"chosen", "rejected", *pair_names("chosen"), *pair_names("rejected")}
+    if read and work.found.taken_for.name in SHAPES and (unread := sorted(there & named)):
+        raise UserError(
+            f"{work.source.name}: the column {unread[0]!r} holds an answer, and {work.kind} "
+            "records have no place for it. Set --kind preference for pairs, or "
+            f"--kind {work.kind} to leave it out."
+        )
 
 
 def _check_verdicts(work: Conversion, rows: Sequence[Mapping[str, object]]) -> None:

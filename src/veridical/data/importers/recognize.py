@@ -51,7 +51,9 @@ def recognize(
         if one.columns and one.columns <= shared and _fits(one, objects[0]):
             return Recognized(one, f"its rows have {', '.join(sorted(one.columns))}")
     named = _named(objects, columns)
-    return next(filter(None, (_of_shape(name, named) for name in SHAPES)), None)
+    # The shape of most rows: a pair without its rejected answer looks like a conversation.
+    shape = max(SHAPES, key=lambda name: sum(SHAPES[name].fits(row) is not None for row in named))
+    return _of_shape(shape, named)
 
 
 def _named(rows: Sequence[object], columns: Mapping[str, str] | None) -> list[Mapping[str, object]]:
