@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 from collections.abc import Sequence
@@ -249,23 +250,28 @@ def refuse_leftovers(plan: Plan, out: Path) -> None:
     Raises:
         UserError: names the folders.
     """
-    # Resolved, as the folder may be named from elsewhere than before: ../runs/x, /home/me/runs/x.
-    own = {named_path(plan, str(step.output)).resolve() for step in plan.steps}
+    # Real paths, as the folder may be named from elsewhere than before: ../runs/x, /home/me/runs/x.
+    own = {_real(named_path(plan, str(step.output))) for step in plan.steps}
     lines = [shlex.split(state["command"]) for state in read_ledger(out).values()]
     written = {
-        (root / value).resolve()
+        _real(root / value)
         for root in {plan.folder, _folder_before(plan, out)}
         for words in lines
         for word, value in pairwise(words)
         if word.removeprefix("--") in OUTPUTS
     }
-    shown = (place for place in written - own if place.is_relative_to(out.resolve()))
+    shown = (place for place in written - own if place.is_relative_to(_real(out)))
     left = sorted(str(place) for place in shown if place.exists())
     if left:
         raise UserError(
             f"{out} holds what steps of another plan made, and the page would show it as made by "
             f"this one. Delete {', '.join(left)}, or choose another --out."
         )
+
+
+def _real(path: Path) -> Path:
+    """Without links and `..`; a link that leads to itself stays, where `resolve` would raise."""
+    return Path(os.path.realpath(path))
 
 
 def _folder_before(plan: Plan, out: Path) -> Path:

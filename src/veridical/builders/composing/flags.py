@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,8 +76,10 @@ def flags_by_set(
     Raises:
         UserError: rows are listed of a file that none of the sets is, or of one as it was before.
     """
-    files = [file.resolve() for file in sets]
-    places = {name: Path(name).resolve() for name in {flag.set for flag in flags} if name}
+    # `resolve` would raise where a listed name is a link that leads to itself.
+    files = [Path(os.path.realpath(file)) for file in sets]
+    named = {flag.set for flag in flags if flag.set}
+    places = {name: Path(os.path.realpath(name)) for name in named}
     _refuse_others(path, flags, files, places, hashes)
     by_number = {
         flag for flag in flags if flag.row and (flag.sha256 or places.get(flag.set) in files)
