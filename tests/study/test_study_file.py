@@ -12,9 +12,9 @@ import yaml
 from veridical.runtime.errors import UserError
 from veridical.study.commands import check_steps
 from veridical.study.expanding import Cell, expand
+from veridical.study.laying_out import lay_out, one_of_each
 from veridical.study.stage_code import code_hash, reached
 from veridical.study.study_file import Study, find_study, read_study, study_names
-from veridical.study.studying import lay_out, one_of_each
 
 STEPS: list[dict[str, Any]] = [
     {"name": "scenes", "command": "world make", "options": {"seed": "{seed+100}"}},

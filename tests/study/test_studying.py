@@ -16,10 +16,10 @@ from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_json, write_json, write_jsonl
 from veridical.study import commands
 from veridical.study.expanding import Expansion
+from veridical.study.laying_out import lay_out
 from veridical.study.outcome import _detectable
 from veridical.study.running import Runner
 from veridical.study.study_file import Outcome, find_study
-from veridical.study.studying import lay_out
 
 IMAGES = 12
 FACTORS = {"style": "plain", "prompt": "short"}
@@ -243,7 +243,7 @@ def test_code_that_changed_makes_a_step_anew_unless_it_is_accepted(
 ) -> None:
     file, out = study(place), place / "out"
     assert run("run", file, "--out", out) == 0
-    monkeypatch.setattr("veridical.study.studying.code_hash", lambda command: "other")
+    monkeypatch.setattr("veridical.study.laying_out.code_hash", lambda command: "other")
     capsys.readouterr()
     assert run("run", file, "--out", out, "--accept-code", "true") == 0
     assert capsys.readouterr().out.count("here already") == 5

@@ -15,7 +15,7 @@ from veridical.data.steering import ATTRIBUTES, steer_prompt
 from veridical.models.policy import Policy
 from veridical.models.rendering import Group, RefusedRowError
 from veridical.runtime.files import read_json, read_jsonl, write_json, write_jsonl
-from veridical.train.loop.rows import Images
+from veridical.train.loop.pair_rows import Images
 from veridical.train.loop.training_set import split_held_out
 from veridical.train.steerlm import marks_of, prompt_id, steered_groups
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 import signal
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,25 +21,8 @@ from veridical.study.ordering import Queue
 from veridical.study.plan import Plan, Step, named
 from veridical.study.rates import kind_of, known_rates
 from veridical.study.step_folders import is_whole, make_way, place_of
-from veridical.study.step_jobs import Executing, has_launcher, jobs_of, shards_of
-
-SHOWN_EVERY = 0.5
-"""Seconds between two looks at the log of the step that runs."""
-
-
-@dataclass
-class _Started:
-    """A step that runs: its jobs, how they ended so far, and whether an earlier command began it.
-
-    Its key is another than the plan's where it was begun before the step changed.
-    """
-
-    step: Step
-    key: str
-    jobs: Sequence[Job]
-    log_start: Mapping[Path, int]
-    ended: list[Ended] = field(default_factory=list)
-    adopted: bool = False
+from veridical.study.step_jobs import Executing, Started, has_launcher, how_lost, jobs_of, shards_of
+from veridical.study.terminal import Terminal
 
 
 @dataclass
@@ -62,8 +43,8 @@ class Runner:
     made: dict[str, str] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
     executor: Executor = field(init=False)
-    _began: float = field(init=False)
-    _running: dict[str, _Started] = field(default_factory=dict)
+    _terminal: Terminal = field(init=False)
+    _running: dict[str, Started] = field(default_factory=dict)
     _keys: dict[str, str] = field(default_factory=dict)
     _done: dict[str, bool] = field(default_factory=dict)
     _lost: dict[str, int] = field(default_factory=dict)
@@ -71,11 +52,10 @@ class Runner:
     _whole: set[str] = field(default_factory=set)
     _measured: set[tuple[str, str]] = field(default_factory=set)
     _since: dict[str, float | None] = field(default_factory=dict)
-    _shown: float = 0.0
 
     def __post_init__(self) -> None:
         self.executor = self.how.executor or Here(self.how.workers)
-        self._began = self.executor.clock()
+        self._terminal = Terminal(self.executor.clock)
         self._ledger = Ledger(self.how.out)
 
     @property
@@ -201,7 +181,7 @@ class Runner:
             self._note(step, "running", made_folder=not self._place(step).exists())
             self._say(f"{step.name}: {step.shown()}")
             sizes = {job.log: job.log.stat().st_size if job.log.exists() else 0 for job in jobs}
-            self._running[step.name] = _Started(step, self.key(step), jobs, sizes)
+            self._running[step.name] = Started(step, self.key(step), jobs, sizes)
 
         def note(tokens: list[Any]) -> None:
             left = iter(tokens)
@@ -246,7 +226,7 @@ class Runner:
         starts = dict.fromkeys([job.log for job in jobs], 0)
         gone = [Ended(job, None, 0.0) for job in jobs if job not in alive]
         self._since[step.name] = None
-        self._running[step.name] = _Started(step, state["key"], jobs, starts, gone, adopted=True)
+        self._running[step.name] = Started(step, state["key"], jobs, starts, gone, adopted=True)
         return True
 
     def _jobs(self, step: Step, count: int) -> list[Job]:
@@ -284,13 +264,13 @@ class Runner:
         if started.key != self.key(step):
             queue.again(step)  # what ended was begun before the step changed
             return
-        worst = min(started.ended, key=_badness)
+        worst = started.worst()
         if worst.lost and self.is_whole(step, {**self.ledger[step.name], "status": "running"}):
             worst = Ended(worst.job, 0, worst.seconds)  # lost after all was written
         lost = self._lost.get(step.name, 0)
         if worst.lost and (started.adopted or lost < self.how.retries):
             self._lost[step.name] = lost + (not started.adopted)
-            self._say(f"{step.name}: lost ({_how_lost(worst)}); it is started again")
+            self._say(f"{step.name}: lost ({how_lost(worst)}); it is started again")
             queue.again(step)
             return
         failed = ""
@@ -361,14 +341,14 @@ class Runner:
         """Whether what a step wrote is there, whatever it was made with."""
         return is_whole(self._place(step), state)
 
-    def _lacks_result(self, started: _Started) -> bool:
+    def _lacks_result(self, started: Started) -> bool:
         """Whether a record is missing that says the step finished; shared steps all have one."""
         record = self._place(started.step) / RECORD
         if not record.is_file():
             return self._is_shared(started)
         return read_record(record.parent).status != "finished"
 
-    def _is_shared(self, started: _Started) -> bool:
+    def _is_shared(self, started: Started) -> bool:
         """Whether several processes made a step, each a part."""
         step = started.step
         launched = has_launcher(self.how, step) and step.name not in self._whole
@@ -402,27 +382,13 @@ class Runner:
         return self.how.log(name)
 
     def _show(self) -> None:
-        """On a terminal, keep the last line of the log of the step that runs in sight."""
-        now = self.executor.clock()
-        if self._running and sys.stderr.isatty() and now - self._shown > SHOWN_EVERY:
-            self._shown = now
+        """Keep the last line of the log of the step that runs in sight."""
+        if self._running:
             started = next(iter(self._running.values()))
             log = started.jobs[0].log
-            line = f"{started.step.name}: {last_line(log, started.log_start[log])}"
-            width = shutil.get_terminal_size().columns - 1
-            print(f"\r{line[:width]:<{width}}", end="", file=sys.stderr, flush=True)
+            self._terminal.show(
+                lambda: f"{started.step.name}: {last_line(log, started.log_start[log])}"
+            )
 
     def _say(self, text: str) -> None:
-        if sys.stderr.isatty() and self._shown:
-            width = shutil.get_terminal_size().columns - 1
-            print(f"\r{'':<{width}}\r", end="", file=sys.stderr, flush=True)
-        print(f"[{self.executor.clock() - self._began:4.0f} s] {text}", flush=True)
-
-
-def _badness(ended: Ended) -> int:
-    """A failure before a loss before success: what failed would fail again."""
-    return -2 if ended.status not in (0, None) and not ended.lost else -1 if ended.lost else 0
-
-
-def _how_lost(ended: Ended) -> str:
-    return ended.signal.name if ended.signal else ended.reason or "its process is gone"
+        self._terminal.say(text)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from veridical.study.commands import LIGHT, makes_shards, runs_on_several
-from veridical.study.executing import Executor, Job
+from veridical.study.executing import Ended, Executor, Job
 from veridical.study.plan import Plan, Step
 from veridical.study.step_folders import place_of
 
@@ -41,6 +41,25 @@ class Executing:
     def log(self, name: str) -> Path:
         """The log of a step, or of a shard of it."""
         return self.out / "logs" / f"{name.replace('/', '-')}.log"
+
+
+@dataclass
+class Started:
+    """A step that runs: its jobs, how they ended so far, and whether an earlier command began it.
+
+    Its key is another than the plan's where it was begun before the step changed.
+    """
+
+    step: Step
+    key: str
+    jobs: Sequence[Job]
+    log_start: Mapping[Path, int]
+    ended: list[Ended] = field(default_factory=list)
+    adopted: bool = False
+
+    def worst(self) -> Ended:
+        """How the step ended: a failure before a loss before success, as it would fail again."""
+        return min(self.ended, key=_badness)
 
 
 def jobs_of(how: Executing, plan: Plan, step: Step, count: int, alone: bool) -> list[Job]:
@@ -89,3 +108,13 @@ def _environment(workers: int) -> dict[str, str]:
     if workers > 1:
         threads = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // workers))}
     return {"OMP_WAIT_POLICY": "passive", **threads}
+
+
+def _badness(ended: Ended) -> int:
+    """A failure before a loss before success: what failed would fail again."""
+    return -2 if ended.status not in (0, None) and not ended.lost else -1 if ended.lost else 0
+
+
+def how_lost(ended: Ended) -> str:
+    """Why a job was lost, in words."""
+    return ended.signal.name if ended.signal else ended.reason or "its process is gone"

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from veridical.eval.compare import evaluations_in
 from veridical.eval.scores import fixed_width, read_scores
@@ -18,6 +17,7 @@ from veridical.runtime.run_files import LOG
 from veridical.runtime.tables import Table
 from veridical.study.arms import Level
 from veridical.study.expanding import Cell
+from veridical.study.laying_out import Laid, foreseen_keys, runner_of
 from veridical.study.ledger import StepState
 from veridical.study.outcome import (
     START,
@@ -32,9 +32,6 @@ from veridical.study.plan import Plan, Step
 from veridical.study.step_jobs import Executing
 from veridical.study.study_file import Study
 from veridical.study.tuning import metric_value
-
-if TYPE_CHECKING:
-    from veridical.study.studying import Laid
 
 PAGE, FIGURES = "report.html", "study.json"
 
@@ -113,8 +110,6 @@ class _Known:
 
 
 def _known(plan: Plan, out: Path) -> _Known:
-    from veridical.study.studying import foreseen_keys, runner_of  # which imports this module
-
     runner = runner_of(plan, Executing(out), accept_code=True)
     keys, names = foreseen_keys(plan, runner.keys), {step.name for step in plan.steps}
     finished = {

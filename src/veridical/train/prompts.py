@@ -31,10 +31,9 @@ from veridical.runtime.errors import UserError
 from veridical.runtime.progress import counted, part_of
 from veridical.runtime.run_files import SkippedRow
 from veridical.train.loop.collapsed import refuse_collapsed
+from veridical.train.loop.pair_rows import Images, render_pair
 from veridical.train.loop.rows import (
-    Images,
     TrainingRows,
-    render_pair,
     render_rows,
     tell_all,
     too_many,

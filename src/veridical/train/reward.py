@@ -44,8 +44,9 @@ from veridical.train.loop.features import keep_features, with_features
 from veridical.train.loop.finish import Trained, finish_run
 from veridical.train.loop.layout import find_sharing
 from veridical.train.loop.memory import finish_dry_run
+from veridical.train.loop.pair_rows import Images
 from veridical.train.loop.rounding import Measure, tell_merged
-from veridical.train.loop.rows import Images, TrainingRows, render_rows
+from veridical.train.loop.rows import TrainingRows, render_rows
 from veridical.train.loop.run import run_trainer
 from veridical.train.loop.saving import save_result
 from veridical.train.loop.scorer import Scorer

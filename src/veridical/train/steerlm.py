@@ -17,7 +17,8 @@ from veridical.models.model_argument import Model
 from veridical.models.policy import Policy
 from veridical.models.rendering import Group, RefusedRowError, render_group
 from veridical.train.loop.fine_tuning import fine_tune
-from veridical.train.loop.rows import Images, render_rows
+from veridical.train.loop.pair_rows import Images
+from veridical.train.loop.rows import render_rows
 from veridical.train.loop.start import Given, load_start, start_training
 from veridical.train.loop.training_set import training_set
 from veridical.train.options import Training
