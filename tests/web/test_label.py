@@ -137,6 +137,7 @@ def test_a_comparison_becomes_a_pair_with_who_said_so(tmp_path: Path) -> None:
     ]  # fmt: skip
     assert [one["seconds"] for one in source["annotators"]] == [5.0, 2.5]
     assert source["agreement"] == 1.0
+    assert source["votes"] == {"chosen": 2, "rejected": 0, "tie": 0, "unsure": 0, "broken": 0}
     skipped = {row["id"]: row["reason"] for row in read_jsonl(page.out / "skipped.jsonl")}
     assert skipped == {
         "row-3": "no majority: 1 for the first answer, 1 for the second",
@@ -144,6 +145,42 @@ def test_a_comparison_becomes_a_pair_with_who_said_so(tmp_path: Path) -> None:
         "row-5": "no majority: 1 can't tell, 1 broken",
     }
     assert "Krippendorff" in page.client.get("/overview").text
+
+
+def test_a_vote_beside_one_who_could_not_tell_is_no_full_agreement(tmp_path: Path) -> None:
+    page = Page(tmp_path, "--annotators", "anna", "ben", "zoe", "--overlap", "1", count=4)
+    by_row = {one.row.id: one.task for one in page.store.comparisons()}
+    said = {
+        "row-0": ["second", "second", "unsure"],
+        "row-1": ["first", "unsure"],
+        "row-2": ["second"],  # nobody else has compared it yet
+        "row-3": ["second", "unsure", "broken"],
+    }
+    for row, answers in said.items():
+        for name, worse in zip(("anna", "ben", "zoe"), answers, strict=False):
+            page.say(name, worse, "", by_row[row])
+
+    def exported(*words: str) -> dict[str, float | None]:
+        assert cli.main([*page.words, "--export", "pairs", *words]) == 0
+        found = read_records(page.out / "pairs.parquet", "preference").rows
+        return {row["id"]: json.loads(row["source"])["agreement"] for row in found}
+
+    assert exported() == {"row-0": 0.6667, "row-1": 0.5, "row-2": None, "row-3": 0.3333}
+    assert exported("--min-votes", "2") == {"row-0": 0.6667}
+    reasons = {row["id"]: row["reason"] for row in read_jsonl(page.out / "skipped.jsonl")}
+    assert reasons["row-3"] == (
+        "fewer than 2 votes: 1 for the first answer, 1 can't tell, 1 broken"
+    )
+    assert read_json(page.out / "summary.json")["min_votes"] == 2
+    assert cli.main([*page.words, "--export", "pairs", "--min-votes", "3"]) == 2
+
+
+def test_a_folder_of_images_that_is_a_link_to_itself_ends_in_no_traceback(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    write_jsonl(tmp_path / "data.jsonl", [{**row, "images": ["red.png"]} for row in rows(2)])
+    words = ["label", str(tmp_path / "data.jsonl"), "--out", str(tmp_path / "out")]
+    for _ in range(2):
+        assert cli.main([*words, "--images-root", str(tmp_path / "loop")]) in (0, 2)
 
 
 def test_an_answer_with_an_image_of_its_own_is_not_exchanged(tmp_path: Path) -> None:
@@ -637,12 +674,47 @@ def test_agreement_does_not_depend_on_which_answer_the_set_prefers(tmp_path: Pat
     for task in range(1, 10):
         page.say("anna", "second", "", task)
         page.say("ben", "first" if task == differing else "second", "", task)
-    found = {row.label: (row.value, row.same) for row in overview(page.store, SEED).agreement}
-    assert found == {
-        "All annotators: Krippendorff's alpha": ("0.79", "89 %"),
-        "The first question alone: Krippendorff's alpha": ("0.79", "89 %"),
-        "anna and ben: Cohen's kappa": ("0.78", "89 %"),
-    }
+    both, alpha = ["anna", "ben"], "krippendorff_alpha"
+    assert [
+        (row.coefficient, row.question, row.annotators, round(row.value or 0, 3), row.units)
+        for row in overview(page.store, SEED).agreement
+    ] == [
+        (alpha, "preferred", both, 0.790, 9),
+        (alpha, "worse", both, 0.790, 9),
+        ("cohen_kappa", "preferred", both, 0.780, 9),
+    ]
+    text = page.client.get("/overview").text
+    assert 'All annotators: Krippendorff&#39;s alpha</th><td data-column="Value">0.79</td>' in text
+    assert 'anna and ben: Cohen&#39;s kappa</th><td data-column="Value">0.78</td>' in text
+    assert text.count('<td data-column="Same label">89 %</td>') == 3
+
+
+def test_figures_of_an_export_are_numbers(tmp_path: Path) -> None:
+    """Two people, six comparisons, two gold ones: every figure can be computed with."""
+    gold = [{**row, "id": f"gold-{n}"} for n, row in enumerate(rows(2))]
+    write_records(gold, tmp_path / "gold.parquet", "preference")
+    page = Page(tmp_path, "--annotators", "anna", "ben", "zoe", "--overlap", "1",
+                "--gold", str(tmp_path / "gold.parquet"))  # fmt: skip
+    for task, (worse, better) in enumerate(
+        [("second", ""), ("first", ""), ("same", "same"), ("unsure", ""), ("broken", "")], start=1
+    ):
+        page.say("anna", worse, better, task)
+        page.say("ben", "second", "", task)
+    page.say("anna", "second", "", 7)
+    page.say("anna", "first", "", 8)
+    page.client.post("/export", {}, **{"x-veridical-key": KEY})
+    found = read_json(page.out / "summary.json")
+    anna, ben, zoe = found["annotators"]
+    assert (anna["done"], anna["total"], anna["gold_done"], anna["gold_right"]) == (7, 8, 2, 1)
+    assert anna["answers"] == {"decided": 4, "tie": 1, "unsure": 1, "broken": 1}
+    assert anna["median_seconds"] == 2.5
+    assert anna["per_hour"] == pytest.approx(3600 * 7 / 20)  # a tie took two answers
+    assert anna["gold_low"] == pytest.approx(0.0945, abs=1e-4)  # Wilson: 1 of 2
+    assert [ben["gold_low"], zoe["median_seconds"], zoe["per_hour"]] == [None, None, None]
+    numbers = [value for row in found["agreement"] for value in (row["value"], row["same"])]
+    assert len(numbers) == 10
+    assert not [value for value in numbers if isinstance(value, str)]
+    assert [found["pairs"], found["skipped"], found["unlabeled"]] == [2, 3, 1]
 
 
 def test_answers_at_random_agree_as_chance_would() -> None:

@@ -268,6 +268,11 @@ def reading(path: Path) -> Iterator[None]:
         raise UserError(f"{path} can't be read: {error.strerror}.") from error
 
 
+def real_path(path: Path) -> Path:
+    """Without links and `..`; a link that leads to itself stays, where `resolve` would raise."""
+    return Path(os.path.realpath(path))
+
+
 def check_file(path: Path) -> None:
     """Refuse what is no file that could be read to its end: a pipe would be waited for.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
 from collections.abc import Sequence
@@ -12,7 +11,7 @@ from pathlib import Path
 
 from veridical.runtime.descriptions import BenchmarkDescription, read_description
 from veridical.runtime.errors import UserError
-from veridical.runtime.files import read_text
+from veridical.runtime.files import read_text, real_path
 from veridical.runtime.run_files import COMPARISON, SCORES, DifferenceRow, ScoreEntry
 from veridical.runtime.runs import start_run
 from veridical.runtime.yaml_text import read_yaml
@@ -251,27 +250,22 @@ def refuse_leftovers(plan: Plan, out: Path) -> None:
         UserError: names the folders.
     """
     # Real paths, as the folder may be named from elsewhere than before: ../runs/x, /home/me/runs/x.
-    own = {_real(named_path(plan, str(step.output))) for step in plan.steps}
+    own = {real_path(named_path(plan, str(step.output))) for step in plan.steps}
     lines = [shlex.split(state["command"]) for state in read_ledger(out).values()]
     written = {
-        _real(root / value)
+        real_path(root / value)
         for root in {plan.folder, _folder_before(plan, out)}
         for words in lines
         for word, value in pairwise(words)
         if word.removeprefix("--") in OUTPUTS
     }
-    shown = (place for place in written - own if place.is_relative_to(_real(out)))
+    shown = (place for place in written - own if place.is_relative_to(real_path(out)))
     left = sorted(str(place) for place in shown if place.exists())
     if left:
         raise UserError(
             f"{out} holds what steps of another plan made, and the page would show it as made by "
             f"this one. Delete {', '.join(left)}, or choose another --out."
         )
-
-
-def _real(path: Path) -> Path:
-    """Without links and `..`; a link that leads to itself stays, where `resolve` would raise."""
-    return Path(os.path.realpath(path))
 
 
 def _folder_before(plan: Plan, out: Path) -> Path:

@@ -9,7 +9,7 @@ from typing import Any
 from veridical.report.folders import Part
 from veridical.report.pictures import find_image
 from veridical.runtime.errors import UserError
-from veridical.runtime.files import read_jsonl
+from veridical.runtime.files import read_jsonl, real_path
 from veridical.runtime.pages import answer_field
 from veridical.runtime.run_files import DETAILS, SCORES, DescribedAnswerRow
 from veridical.runtime.run_record import RECORD, read_fields
@@ -60,7 +60,7 @@ def by_benchmark(folders: Sequence[Path]) -> dict[str, list[Path]]:
 
 def run_names(folders: Sequence[Path]) -> list[str]:
     """A name for each folder: as many of its last parts as tell it from the others."""
-    parts = [folder.resolve().parts for folder in folders]
+    parts = [real_path(folder).parts for folder in folders]
     count = 1
     while len({own[-count:] for own in parts}) < len(parts):
         count += 1
@@ -191,7 +191,7 @@ def _images(row: Mapping[str, Any], folder: Path, root: Path | None) -> Iterator
     if root is None:
         record = read_fields(folder) if (folder / RECORD).is_file() else {}
         path = find_image(reference, Part(folder, folder, folder.name, "eval", record))
-        reference = str(path.resolve()) if path is not None else reference
+        reference = str(real_path(path)) if path is not None else reference
     yield ShownImage("Image", reference)
 
 

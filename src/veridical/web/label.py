@@ -5,15 +5,35 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import re
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from veridical.runtime.errors import UserError
+from veridical.runtime.ranges import COUNT
 from veridical.web.extra import require_web
 from veridical.web.serving import Serving, address_of, open_port, print_addresses, serve
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,40}")
 ExportFormat = Literal["pairs", "label-studio", "argilla"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Deciding:
+    """What becomes of labels.
+
+    Attributes:
+        export: write what was labeled so far into `out`, and serve nothing.
+        min_votes: annotators who must prefer an answer before it is exported as chosen, beside
+            being more than half of those who could tell. Of the comparisons that only one annotator
+            gets (see `overlap`), 2 exports none.
+        mark_weight: span weight of words that were marked as wrong in a rejected answer; in a
+            chosen one they get 0.
+    """
+
+    export: ExportFormat | None = None
+    min_votes: Annotated[int, COUNT] = 1
+    mark_weight: float = 2.0
 
 
 def label(
@@ -24,10 +44,9 @@ def label(
     overlap: float | None = None,
     gold: Path | None = None,
     guidelines: Path | None = None,
-    mark_weight: float = 2.0,
+    deciding: Deciding = Deciding(),
     images_root: Path | None = None,
     limit: int | None = None,
-    export: ExportFormat | None = None,
     import_labels: Path | None = None,
     seed: int | None = None,
 ) -> None:
@@ -51,17 +70,16 @@ def label(
             with the others; they measure the annotator and are not exported.
         guidelines: Markdown shown to the annotators, copied into `out`, where it can be edited
             while the page is open; ours if not set.
-        mark_weight: span weight of words that were marked as wrong in a rejected answer; in a
-            chosen one they get 0.
+        deciding: what becomes of labels.
         images_root: what image paths are relative to and must stay under.
         limit: use only the first so many rows that can be compared.
-        export: write what was labeled so far into `out`, and serve nothing.
         import_labels: take in labels from a JSON file that Label Studio or Argilla exported, and
             serve nothing.
         seed: seed of who gets what, orders and sides; 0 if not set.
     """
     require_web("label")
     serving.check()
+    export = deciding.export
     names = None if annotators is None else _names(annotators)
     from veridical.web.label_begin import GUIDELINES, Asked, alone, open_labeling
     from veridical.web.label_export import Exporting, export_labels
@@ -72,7 +90,9 @@ def label(
     asked = Asked(data, gold, overlap, limit, seed, names, images_root, guidelines)
     begun = open_labeling(out, asked)
     store = begun.store
-    exporting = Exporting(store, begun.viewed, out, begun.seed, mark_weight, begun.gold)
+    exporting = Exporting(
+        store, begun.viewed, out, begun.seed, deciding.mark_weight, begun.gold, deciding.min_votes
+    )
     if import_labels is not None:
         from veridical.web.label_tools import import_file
 

@@ -32,6 +32,7 @@ from veridical.web.label_state import (
     read_spans,
 )
 from veridical.web.label_store import LabelStore, StoreError
+from veridical.web.label_words import agreement_label, agreement_words, annotator_words
 from veridical.web.pictures import SIZES, Pictures
 from veridical.web.requests import sent, text_in
 from veridical.web.sets import ViewedSet
@@ -45,6 +46,11 @@ MOST_WORDS = 3000
 SHOWN_LETTERS = 60_000
 SHOWN_IMAGES = 100
 SIDES = {"A": "first", "B": "second"}
+WORDS = {
+    "annotator_words": annotator_words,
+    "agreement_label": agreement_label,
+    "agreement_words": agreement_words,
+}
 
 
 @dataclass(frozen=True)
@@ -168,7 +174,8 @@ def labeler(labeling: Labeling, access: Access) -> ASGIApp:
     @app.get("/overview")
     def about(request: Request) -> Response:
         for_everything(request)
-        return page("label_overview.html.j2", {"overview": overview(store, labeling.seed)})
+        values = {"overview": overview(store, labeling.seed), **WORDS}
+        return page("label_overview.html.j2", values)
 
     @app.post("/export")
     async def export(request: Request) -> Mapping[str, object]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from veridical.runtime.errors import UserError
-from veridical.runtime.files import check_file, hash_file, read_text, write_text_atomic
+from veridical.runtime.files import check_file, hash_file, read_text, real_path, write_text_atomic
 from veridical.runtime.progress import counted
 from veridical.web.label_plan import Comparison, compared, dealt, dealt_later
 from veridical.web.label_store import FILE, LabelStore, create, is_made, plain
@@ -121,10 +121,10 @@ def _begin(out: Path, asked: Asked) -> Begun:
         print(f"{counted(len(left), 'rows')} can't be compared: {out / 'left_out.txt'}")
     about = {
         "data": hash_file(viewed.file),
-        "data_file": str(viewed.file.resolve()),
+        "data_file": str(real_path(viewed.file)),
         "gold": "" if gold is None else hash_file(gold.file),
-        "gold_file": "" if gold is None else str(gold.file.resolve()),
-        "images_root": "" if asked.images_root is None else str(asked.images_root.resolve()),
+        "gold_file": "" if gold is None else str(real_path(gold.file)),
+        "images_root": "" if asked.images_root is None else str(real_path(asked.images_root)),
         "overlap": plain(overlap),
         "limit": plain(asked.limit),
         "seed": plain(seed),

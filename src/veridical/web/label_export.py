@@ -48,6 +48,7 @@ class Exporting:
     seed: int
     mark_weight: float
     gold: ViewedSet | None = None
+    min_votes: int = 1
 
     def images(self, one: Comparison) -> ViewedSet:
         """The set that has the images of a comparison."""
@@ -71,9 +72,12 @@ def export_labels(exporting: Exporting, form: str) -> str:
         from veridical.web.label_tools import write_tool
 
         return write_tool(exporting.store, exporting.images, exporting.out, form)
-    decided, skipped = decisions(exporting.store)
+    decided, skipped = decisions(exporting.store, exporting.min_votes)
     if not decided:
-        raise UserError("Nothing is decided yet, so there is no pair to write.")
+        why = "Nothing is decided yet, so there is no pair to write."
+        if exporting.min_votes > 1:
+            why += f" A pair needs --min-votes {exporting.min_votes}; set a smaller number."
+        raise UserError(why)
     undecided = len(skipped)
     # Images are not in memory together; what can't be written is listed on the way.
     write_records(_pairs(exporting, decided, skipped), exporting.out / PAIRS, "preference")
@@ -93,11 +97,15 @@ class Decision:
     said: dict[str, Judgment]
 
 
-def decisions(store: LabelStore) -> tuple[dict[int, Decision], list[SkippedRow]]:
+def decisions(store: LabelStore, min_votes: int) -> tuple[dict[int, Decision], list[SkippedRow]]:
     """The decided comparisons by the number of their row, and why others are not.
 
     More than half of those who could tell must prefer one answer; ties count as votes for neither.
     Gold comparisons, and those that nobody has finished, are in neither list.
+
+    Args:
+        store: the labels.
+        min_votes: annotators who must prefer the answer.
     """
     decided: dict[int, Decision] = {}
     skipped: list[SkippedRow] = []
@@ -114,15 +122,17 @@ def decisions(store: LabelStore) -> tuple[dict[int, Decision], list[SkippedRow]]
         better = next((side for side in OTHER if 2 * votes[side] > telling), None)
         if votes["broken"] * 2 >= len(said):
             better = None
-        if better is not None:
+        if better is not None and votes[better] >= min_votes:
             decided[one.row.number] = Decision(one, better, said)
             continue
         words = ", ".join(f"{votes[kind]} {word}" for kind, word in _WORDS.items() if votes[kind])
+        why = "no majority" if better is None else f"fewer than {min_votes} votes"
         skipped.append({"id": one.row.id, "row": one.row.number, "field": "label",
-                        "reason": f"no majority: {words}"})  # fmt: skip
+                        "reason": f"{why}: {words}"})  # fmt: skip
     return decided, skipped
 
 
+VOTES = ("chosen", "rejected", "tie", "unsure", "broken")
 _WORDS = {
     "first": "for the first answer",
     "second": "for the second",
@@ -261,13 +271,15 @@ def _source(
         }
         for name, judgment in decision.said.items()
     ]
-    votes = [entry["preferred"] for entry in said]
-    telling = [vote for vote in votes if vote in ("chosen", "rejected", "tie")]
+    votes = Counter(str(entry["preferred"]) for entry in said)
+    # Who alone compared it agrees with nobody.
+    agreement = round(votes["chosen"] / len(said), 4) if len(said) > 1 else None
     return {
         "builder": "label",
         "chosen_was": one.first if decision.better == "first" else one.second,
         "annotators": said,
-        "agreement": round(telling.count("chosen") / len(telling), 4),
+        "votes": {kind: votes[kind] for kind in VOTES},
+        "agreement": agreement,
         **({"from": record["source"]} if record.get("source") else {}),
     }
 
@@ -275,9 +287,11 @@ def _source(
 def _summary(exporting: Exporting, pairs: int, skipped: list[SkippedRow]) -> Mapping[str, object]:
     about = exporting.store.about
     state = overview(exporting.store, exporting.seed)
+    comparisons = sum(not one.gold for one in exporting.store.comparisons())
     return {
         "pairs": pairs,
         "skipped": len(skipped),
+        "unlabeled": comparisons - pairs - len(skipped),
         "data": about["data_file"],
         "data_sha256": about["data"],
         "gold_sha256": about["gold"],
@@ -287,4 +301,5 @@ def _summary(exporting: Exporting, pairs: int, skipped: list[SkippedRow]) -> Map
         "overlap": json.loads(about["overlap"]),
         "seed": exporting.seed,
         "mark_weight": exporting.mark_weight,
+        "min_votes": exporting.min_votes,
     }

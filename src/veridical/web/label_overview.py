@@ -15,46 +15,65 @@ from veridical.web.label_state import OTHER
 from veridical.web.label_store import LabelStore
 
 DECIDED = ("first", "second", "tie")
-MINUS = "\N{MINUS SIGN}"
 
 
 @dataclass(frozen=True)
 class AnnotatorRow:
-    """One annotator.
+    """One annotator; None where there is nothing to count.
 
     Attributes:
         name: of the annotator.
         done: comparisons that are done.
         total: that were dealt.
-        seconds: the median of a comparison; "" before the first.
-        hourly: comparisons an hour at the mean speed; "" before the first.
-        gold: share of the gold comparisons that were decided as known, in words.
-        said: how often each answer was given, in words.
+        median_seconds: of a comparison.
+        per_hour: comparisons an hour at the mean speed.
+        gold_done: gold comparisons that are done.
+        gold_right: those that were decided as known.
+        gold_low: of the share that is right, the lower end of its 95 % interval (Wilson).
+        gold_high: the upper end.
+        answers: how often each answer was given: `decided`, `tie`, `unsure`, `broken`.
     """
 
     name: str
     done: int
     total: int
-    seconds: str
-    hourly: str
-    gold: str
-    said: str
+    median_seconds: float | None
+    per_hour: float | None
+    gold_done: int
+    gold_right: int
+    gold_low: float | None
+    gold_high: float | None
+    answers: dict[str, int]
 
 
 @dataclass(frozen=True)
 class AgreementRow:
-    """One coefficient, in words."""
+    """One coefficient.
 
-    label: str
-    value: str
-    interval: str
-    same: str
+    Attributes:
+        coefficient: `krippendorff_alpha` of all, or `cohen_kappa` of two.
+        question: `preferred`, what both questions decide, or `worse`, the first one alone.
+        annotators: whose labels are compared.
+        value: None where it is not defined.
+        low: lower end of its 95 % interval; None where there are too few comparisons.
+        high: the upper end.
+        same: share of the pairs of labels that are the same.
+        units: comparisons that at least two have.
+    """
+
+    coefficient: str
+    question: str
+    annotators: list[str]
+    value: float | None
+    low: float | None
+    high: float | None
+    same: float | None
     units: int
 
 
 @dataclass(frozen=True)
 class Overview:
-    """Everything on the page."""
+    """Everything on the page, as numbers; `label_words` writes them out."""
 
     annotators: list[AnnotatorRow]
     agreement: list[AgreementRow]
@@ -70,15 +89,13 @@ def overview(store: LabelStore, seed: int) -> Overview:
     table = label_table(said, turned)
     rows = []
     if len(names) > 1:
-        rows.append(_row("All annotators: Krippendorff's alpha", krippendorff_alpha(table, seed)))
-        first = label_table(_first_labels(store, gold), turned)
-        rows.append(
-            _row("The first question alone: Krippendorff's alpha", krippendorff_alpha(first, seed))
-        )
+        alpha, first = "krippendorff_alpha", label_table(_first_labels(store, gold), turned)
+        rows.append(_row(alpha, "preferred", names, krippendorff_alpha(table, seed)))
+        rows.append(_row(alpha, "worse", names, krippendorff_alpha(first, seed)))
         for one, other in combinations(range(len(names)), 2):
             two = [(row[one], row[other]) for row in table]
-            label = f"{names[one]} and {names[other]}: Cohen's kappa"
-            rows.append(_row(label, cohen_kappa(two, seed)))
+            who = [names[one], names[other]]
+            rows.append(_row("cohen_kappa", "preferred", who, cohen_kappa(two, seed)))
     twice = sum(sum(label is not None for label in row) > 1 for row in table)
     return Overview([_annotator(store, name, gold) for name in names], rows, twice)
 
@@ -129,42 +146,33 @@ def _annotator(store: LabelStore, name: str, gold: set[int]) -> AnnotatorRow:
     own = {t: j for t, j in store.known.get(name, {}).items() if j.is_done}
     seconds = [judgment.seconds for judgment in own.values()]
     known = [own[task].preferred == "first" for task in sorted(own) if task in gold]
-    counts: dict[str, int] = {}
+    counts = dict.fromkeys(("decided", "tie", "unsure", "broken"), 0)
     for judgment in own.values():
-        kind = judgment.preferred if judgment.preferred not in ("first", "second") else "decided"
-        counts[kind] = counts.get(kind, 0) + 1
-    ties = "tie" if counts.get("tie") == 1 else "ties"
-    words = {"decided": "decided", "tie": ties, "unsure": "can't tell", "broken": "broken"}
+        counts[judgment.preferred if judgment.preferred in counts else "decided"] += 1
+    gold_low, gold_high = _interval(known)
     return AnnotatorRow(
         name,
         len(own),
         len(store.dealt[name]),
-        f"{median(seconds):.1f} s" if seconds else "",
-        f"{3600 * len(seconds) / sum(seconds):,.0f}" if sum(seconds) else "",
-        _gold(known),
-        ", ".join(f"{counts[kind]} {word}" for kind, word in words.items() if kind in counts),
+        median(seconds) if seconds else None,
+        3600 * len(seconds) / sum(seconds) if sum(seconds) else None,
+        len(known),
+        sum(known),
+        gold_low,
+        gold_high,
+        counts,
     )
 
 
-def _gold(right: Sequence[bool]) -> str:
+def _interval(right: Sequence[bool]) -> tuple[float, float] | tuple[None, None]:
+    """The 95 % interval of a share (Wilson's)."""
     if not right:
-        return ""
-    interval = binomtest(sum(right), len(right)).proportion_ci(method="wilson")
-    return f"{sum(right)} of {len(right)} ({100 * interval.low:.0f} to {100 * interval.high:.0f} %)"
+        return None, None
+    found = binomtest(sum(right), len(right)).proportion_ci(method="wilson")
+    return float(found.low), float(found.high)
 
 
-def _row(label: str, found: Agreement) -> AgreementRow:
-    interval = "too few for an interval"
-    if found.low is not None and found.high is not None:
-        interval = f"{_number(found.low)} to {_number(found.high)}"
+def _row(coefficient: str, question: str, who: Sequence[str], found: Agreement) -> AgreementRow:
     return AgreementRow(
-        label,
-        "not defined" if found.value is None else _number(found.value),
-        interval,
-        "" if found.same is None else f"{100 * found.same:.0f} %",
-        found.units,
+        coefficient, question, [*who], found.value, found.low, found.high, found.same, found.units
     )
-
-
-def _number(value: float) -> str:
-    return f"{value:.2f}".replace("-", MINUS)

@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 from veridical.runtime.errors import UserError
-from veridical.runtime.files import JSON_ERRORS, parse_json, read_text
+from veridical.runtime.files import JSON_ERRORS, parse_json, read_text, real_path
 from veridical.runtime.pages import VIEWED_SETS
 
 CHUNK = 2**16
@@ -30,7 +30,7 @@ def report_sets(page: Path) -> list[list[Path]]:
             f"{page} names no answers or pairs. Name a report of runs that have some (write it "
             "again if it is of an earlier version), a file of records or a run's folder."
         )
-    place = (page.resolve() if page.is_symlink() else page).parent
+    place = (real_path(page) if page.is_symlink() else page).parent
     found = [[place / name for name in own] for own in names]
     # Unlike `Path.is_dir`, this is false for a name that no file can have.
     gone = next((folder for own in found for folder in own if not os.path.isdir(folder)), None)  # noqa: PTH112

@@ -23,7 +23,7 @@ from veridical.inspection.rows import recognize_kind
 from veridical.report.folders import find_parts
 from veridical.report.wording import joined
 from veridical.runtime.errors import UserError
-from veridical.runtime.files import check_file
+from veridical.runtime.files import check_file, real_path
 from veridical.runtime.run_files import DETAILS, SCORES
 from veridical.runtime.run_record import RECORD, read_fields
 from veridical.web.answer_rows import (
@@ -103,7 +103,7 @@ class ViewedSet:
     def key(self) -> str:
         """Changes with all that decides what is shown."""
         read = (*self.files, *self.marked_by)
-        stamps = [f"{p.resolve()} {p.stat().st_mtime_ns} {p.stat().st_size}" for p in read]
+        stamps = [f"{real_path(p)} {p.stat().st_mtime_ns} {p.stat().st_size}" for p in read]
         code = hashlib.sha256()
         for source in sorted(Path(__file__).parent.glob("*.py")):
             code.update(source.read_bytes())
@@ -131,15 +131,15 @@ class ViewedSet:
     @cached_property
     def _roots(self) -> list[Path]:
         """The folders that the images of evaluations may be in: the runs', and what those read."""
-        found = [Path.cwd().resolve()]
+        found = [real_path(Path.cwd())]
         for folder in (path.parent for path in self.files):
-            found.append(folder.resolve())
+            found.append(real_path(folder))
             if not (folder / RECORD).is_file():
                 continue
             record = read_fields(folder)
             named = record.get("configuration", {}).values()
             for value in (value for value in named if isinstance(value, str) and value):
-                path = (Path(record.get("working_folder") or ".") / value).resolve()
+                path = real_path(Path(record.get("working_folder") or ".") / value)
                 found += [path] if path.is_dir() else [path.parent] if path.is_file() else []
         return [path for path in found if path != path.parent]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any, Literal
 
 from veridical.data.record_flags import FlaggedRow, FlaggedRows, own_id, whole_text
 from veridical.runtime.errors import UserError
-from veridical.runtime.files import JSON_ERRORS, parse_json, read_text
+from veridical.runtime.files import JSON_ERRORS, parse_json, read_text, real_path
 from veridical.runtime.progress import counted
 
 FLAGGED = "it is flagged"
@@ -77,9 +76,9 @@ def flags_by_set(
         UserError: rows are listed of a file that none of the sets is, or of one as it was before.
     """
     # `resolve` would raise where a listed name is a link that leads to itself.
-    files = [Path(os.path.realpath(file)) for file in sets]
+    files = [real_path(file) for file in sets]
     named = {flag.set for flag in flags if flag.set}
-    places = {name: Path(os.path.realpath(name)) for name in named}
+    places = {name: real_path(Path(name)) for name in named}
     _refuse_others(path, flags, files, places, hashes)
     by_number = {
         flag for flag in flags if flag.row and (flag.sha256 or places.get(flag.set) in files)
