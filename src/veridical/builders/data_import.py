@@ -85,7 +85,7 @@ def data_import(
         if rules.images == "refer" and out.suffix.lower() != ".jsonl":
             raise UserError("--images refer goes with a .jsonl file; Parquet holds the bytes.")
     _check_parts(Path(source), subset, split, revision)
-    opened = open_source(source, subset, split, revision)
+    opened = open_source(source, subset, split, revision, images_root)
     since = {path: state_of(path) for path in opened.files}
     first = [row for _, row in islice(opened.rows(), FIRST_ROWS)]
     if not first:

@@ -15,7 +15,8 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from veridical.data.importers import meta, tables, webdataset
+from veridical.data.importers import meta, sidecars, tables, webdataset
+from veridical.data.importers.splits import files_of
 from veridical.data.record_files import count_rows, stream_rows
 from veridical.runtime.errors import UserError, reason_of
 from veridical.runtime.hub import can_look_up, hub_host, looks_like_path
@@ -28,6 +29,8 @@ UNREAD = (
 """Files that may hold rows too, and that are not read, a table beside other files of rows."""
 NAMED = 3
 """Of them that a message names."""
+FEW = 1000
+"""Files whose rows are counted before they are read, for the time left."""
 ABOUT = ("dataset_info.json", "export.json", "skipped.jsonl")
 """Files of an exported folder that hold no rows."""
 
@@ -61,7 +64,13 @@ class Source:
     total: Callable[[], int | None] = lambda: None
 
 
-def open_source(name: str, config: str | None, split: str, revision: str | None) -> Source:
+def open_source(
+    name: str,
+    config: str | None,
+    split: str,
+    revision: str | None,
+    images_root: Path | None = None,
+) -> Source:
     """Find a set; its rows are read when they are asked for, a few at a time.
 
     Args:
@@ -69,6 +78,7 @@ def open_source(name: str, config: str | None, split: str, revision: str | None)
         config: of a set with several.
         split: of a folder or a set on the hub.
         revision: of a set on the hub; the newest if None.
+        images_root: what paths of images are relative to; the source's own folder if None.
 
     Raises:
         UserError: there is no such set, or nothing in it can be read.
@@ -85,7 +95,7 @@ def open_source(name: str, config: str | None, split: str, revision: str | None)
             name, lambda: _of_file(path), path.parent, (path,), total=lambda: _total([path])
         )
     if path.is_dir():
-        return _open_folder(path, config, split)
+        return _open_folder(path, config, split, images_root or path)
     if looks_like_path(name):
         raise UserError(f"{name} does not exist. Check the path, or give a hub name (owner/set).")
     return _open_hub(name, config, split, revision)
@@ -123,11 +133,15 @@ def _of_file(path: Path) -> Iterator[tuple[Place, object]]:
 
 
 def _of_files(paths: Sequence[Path]) -> Iterator[tuple[Place, object]]:
+    """Rows of all; of several JSON files each may hold one row, and may be broken."""
     for path in paths:
-        yield from _of_file(path)
+        if len(paths) > 1 and path.suffix.lower() == ".json":
+            yield from _of_json_files([path], None)
+        else:
+            yield from _of_file(path)
 
 
-def _open_folder(path: Path, config: str | None, split: str) -> Source:
+def _open_folder(path: Path, config: str | None, split: str, root: Path) -> Source:
     metas = [file for file in sorted(path.glob("*.json")) if meta.is_meta(file)]
     if len(metas) == 1:
         return _open_meta(metas[0])
@@ -140,36 +154,36 @@ def _open_folder(path: Path, config: str | None, split: str) -> Source:
         raise UserError(f"{path} holds no {', '.join(SUFFIXES)} file{there}.")
     if unread:
         print(f"Not read, by their suffix: {unread} in {path}.")
-    shards = all(file.suffix.lower() == ".tar" for file in files)
-    if (len(files) == 1 or shards) and config is None:
+    pictures = sidecars.pictures_in(path, root)
+    of_pictures = sidecars.sidecars(path, files, pictures)
+    if of_pictures is not None:
+        chosen = files_of(split, path, of_pictures, by_name=False)
+        return Source(str(path), lambda: _of_json_files(chosen, pictures), path, (*chosen,))
+    if len(files) == 1 and config is None:
         return Source(
             str(path), lambda: _of_files(files), path, (*files,), total=lambda: _total(files)
         )
+    shards = all(file.suffix.lower() == ".tar" for file in files)
+    if config is None and not _has_configs(path):
+        chosen = files if shards else files_of(split, path, files)
+        total = (lambda: _total(chosen)) if len(chosen) < FEW else lambda: None
+        return Source(str(path), lambda: _of_files(chosen), path, (*chosen,), total=total)
     print(f"{path} has {len(files)} files: only its split {split!r} is read; --split sets another.")
-    if all(file.suffix.lower() in tables.SUFFIXES for file in files):
-        return Source(
-            str(path), lambda: _of_files(_tables_of(path, config, split)), path, (*files,)
-        )
     return Source(str(path), lambda: _of_datasets(str(path), config, split, None), path, (*files,))
 
 
-def _tables_of(path: Path, config: str | None, split: str) -> list[Path]:
-    """A split's tables, as Datasets finds them; its own reader makes "NA" nothing and 007 a 7.
+def _has_configs(path: Path) -> bool:
+    """Whether a folder says itself which files are which split, as sets of the hub do."""
+    card = path / "README.md"
+    return card.is_file() and "configs:" in card.read_text(errors="replace").partition("\n---")[0]
 
-    Raises:
-        UserError: there is no such split.
-    """
-    try:
-        found = datasets.load_dataset_builder(str(path), config).config.data_files or {}
-    except MemoryError:
-        raise
-    except Exception as error:  # of Datasets, for what it does not understand
-        raise UserError(f"{path} can't be read: {reason_of(error)}.") from error
-    if split not in found:
-        raise UserError(
-            f"{path} has no split {split!r}. Set --split to one of {', '.join(map(str, found))}."
-        )
-    return [file for file in map(Path, found[split]) if file.suffix.lower() in tables.SUFFIXES]
+
+def _of_json_files(
+    files: Sequence[Path], pictures: sidecars.Pictures | None
+) -> Iterator[tuple[Place, object]]:
+    for file in files:
+        for number, row in sidecars.json_rows(file, pictures):
+            yield Place(str(file), number), row
 
 
 def _unread(path: Path, files: Sequence[Path]) -> str:
