@@ -559,7 +559,7 @@ def test_a_folder_of_splits(tmp_path: Path) -> None:
     (row,) = read_records(out, "preference").rows
     assert (text_of(row["prompt"]), row["images"][0].size) == ("validation 0?", (9, 8))
     recipe = read_json(tmp_path / "ours.parquet.import.json")
-    assert (recipe["set"], recipe["records"], len(recipe["files"])) == ("spa-vl", 1, 2)
+    assert (recipe["set"], recipe["records"], len(recipe["files"])) == ("spa-vl", 1, 1)
 
 
 def test_too_little_memory_is_not_called_damage(
@@ -568,7 +568,9 @@ def test_too_little_memory_is_not_called_damage(
     def full(*_: Any, **__: Any) -> None:
         raise MemoryError
 
-    source = sources.open_source(str(parquet_folder(tmp_path / "spa")), None, "train", None)
+    folder = parquet_folder(tmp_path / "spa")
+    (folder / "README.md").write_text("---\nconfigs:\n- config_name: default\n---\n")
+    source = sources.open_source(str(folder), None, "train", None)
     monkeypatch.setattr(datasets, "load_dataset", full)
     with pytest.raises(MemoryError):
         next(source.rows())

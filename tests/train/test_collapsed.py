@@ -117,7 +117,25 @@ def test_what_the_tokenizer_makes_equal_does_not_tell_answers_apart(
         read_reward_pairs(policy, data, RewardInputs(), TRAINING),
     ):
         assert [group.id for group in found.groups] == ["r1"]
-        assert "once they are rendered and tokenized" in found.skipped[0]["reason"]
+        said = "once they are tokenized (the tokenizer of"
+        assert said in found.skipped[0]["reason"]
+        assert "reads 'green' and 'GREEN' alike)" in found.skipped[0]["reason"]
+
+
+def test_words_that_the_tokenizer_does_not_know_are_the_reason(
+    policy: Policy, tmp_path: Path, pictures: list[Image.Image]
+) -> None:
+    rows = [
+        pair(0, pictures[0], "There is a xylograph.", "There is a yurt."),
+        pair(1, pictures[1], "There is a green chair.", "There is a blue dog."),
+    ]
+    data = write(tmp_path, rows)
+    for found in (
+        read(policy, data, TRAINING),
+        read_reward_pairs(policy, data, RewardInputs(), TRAINING),
+    ):
+        (left_out,) = found.skipped
+        assert "does not know 'xylograph' and 'yurt': its tokenizer reads" in left_out["reason"]
 
 
 def test_pictures_and_further_answers_count_too(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,12 +10,11 @@ from datasets import Dataset
 
 from veridical.data.record_types import IMAGE_FIELDS
 from veridical.data.records import RecordSet
+from veridical.runtime.kinds import by_kind
 from veridical.runtime.progress import counted
 from veridical.runtime.run_files import SkippedRow
 
 LINES = (".jsonl", ".ndjson")
-VARYING = re.compile(r"'[^']*'|\"[^\"]*\"|\S*[./\\]\S+|\d[\d,]*")
-"""Of a reason: what it quotes, names of files, numbers."""
 MOST_KINDS = 20
 """Kinds of reasons that are shown at most (our choice: a screen)."""
 
@@ -138,14 +136,10 @@ def kinds_in_words(listed: Sequence[SkippedRow]) -> list[str]:
 
     Reasons that differ in their numbers, files and in what they quote are one kind.
     """
-    kinds: dict[tuple[str, str], list[SkippedRow]] = {}
-    for row in listed:
-        kind = row["field"], VARYING.sub("#", row["reason"])
-        kinds.setdefault(kind, []).append(row)
     lines = [
-        f"  {counted(len(rows), 'rows')}, {field}: {rows[0]['reason']}. The first is "
+        f"  {counted(len(rows), 'rows')}, {rows[0]['field']}: {rows[0]['reason']}. The first is "
         f"{place_in_words(rows[0])}."
-        for (field, _), rows in sorted(kinds.items(), key=lambda one: -len(one[1]))
+        for rows in by_kind(listed, lambda row: (row["field"], row["reason"]))
     ]
     more = len(lines) - MOST_KINDS
     return lines if more <= 0 else [*lines[:MOST_KINDS], f"  And {more} more kinds of reasons."]

@@ -27,8 +27,12 @@ from veridical.eval.stored_answers import PARTIAL, count_others, mend_last_line,
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import hash_file, read_json, read_jsonl, reading
 from veridical.runtime.json_types import JsonObject
+from veridical.runtime.kinds import by_kind
 from veridical.runtime.progress import counted, part_of, track
 from veridical.runtime.shards import ALL, CLAIM, Shard, leave_to_others
+
+SHOWN = 3
+"""Rows, or kinds of reasons, that a message names."""
 
 
 @dataclass(frozen=True)
@@ -184,11 +188,17 @@ def refuse_many(
     """Stop when more than the share `most` had to be left out, or all.
 
     Raises:
-        UserError: they are; the first three are named with their reasons.
+        UserError: they are; the first are named with their reasons.
     """
     if count and (count > most * total or count == total):
-        named = "; ".join(f"{row['id']}, {row['reason']}" for row in skipped[:3])
-        more = f"; and {count - 3} more" if count > 3 else ""
+        kinds = by_kind(skipped, lambda row: ("", row["reason"]))
+        if count <= SHOWN or len(kinds) == 1:
+            named = "; ".join(f"{row['id']}, {row['reason']}" for row in skipped[:SHOWN])
+            more = f"; and {count - SHOWN} more" if count > SHOWN else ""
+        else:
+            first = [(len(rows), rows[0]) for rows in kinds[:SHOWN]]
+            named = "; ".join(f"{n} x {row['reason']} (first: {row['id']})" for n, row in first)
+            more = f"; and {len(kinds) - SHOWN} more kinds" if len(kinds) > SHOWN else ""
         raise UserError(
             f"{part_of(count, total, what)} cannot be used, more than --max-bad-fraction {most:g} "
             f"allows: {named}{more}. Correct them, take them out, or set --max-bad-fraction higher."

@@ -166,7 +166,7 @@ def read_training_prompts(
             limit = training.max_response_tokens
             pair = render_pair(policy, row, images, branches, False, limit)
             if learns_pairs:
-                refuse_collapsed(pair)
+                refuse_collapsed(pair, policy)
             else:
                 _count_ignored(row, ignored)
         found[row["id"]] = TrainingPrompt(

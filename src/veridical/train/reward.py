@@ -162,10 +162,10 @@ def read_reward_pairs(
             )
             for number, answer in enumerate(rejected)
         ]  # fmt: skip
-        refuse_collapsed(groups[0])
+        refuse_collapsed(groups[0], start)
         further = {n: group for n, group in enumerate(groups) if n and collapsed(group)}
         for number, group in further.items():
-            why = why_collapsed(group, 1, answer_field(number + 1))
+            why = why_collapsed(group, 1, answer_field(number + 1), start)
             without.append((row["id"], answer_field(number + 1), why))
         return [group for number, group in enumerate(groups) if number not in further]
 

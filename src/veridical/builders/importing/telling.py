@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -14,26 +12,25 @@ from veridical.data.importers.recognize import AS_ASKED
 from veridical.data.importers.sets import SETS
 from veridical.data.messages import text_of
 from veridical.data.record_types import CheckedRow, ImageCell
+from veridical.runtime.kinds import by_kind
 from veridical.runtime.progress import counted, part_of
 from veridical.runtime.run_files import SkippedRow
 
 FEW = 5
 """Reasons that a message of one line names."""
-_PARTICULAR = re.compile(r"\S*[\d/]\S*")
 
 
 def reasons_of(listed: Sequence[SkippedRow]) -> list[str]:
-    """Why rows were left out, the commonest reason first, with the first row of each."""
-    reasons: Counter[tuple[str, str]] = Counter()
-    example: dict[tuple[str, str], SkippedRow] = {}
-    for row in listed:
-        key = (row["field"], _PARTICULAR.sub("...", row["reason"]))
-        reasons[key] += 1
-        example.setdefault(key, row)
+    """Why rows were left out, the commonest kind of reason first, with the first row of each."""
+    named = len({row["file"] for row in listed}) > 1
     return [
-        f"{count} x {key[0]}: {example[key]['reason']} (first: row {example[key]['row']})"
-        for key, count in reasons.most_common()
+        f"{len(rows)} x {rows[0]['field']}: {rows[0]['reason']} (first: {_place(rows[0], named)})"
+        for rows in by_kind(listed, lambda row: (row["field"], row["reason"]))
     ]
+
+
+def _place(row: SkippedRow, named: bool) -> str:
+    return f"{row['file']}, row {row['row']}" if named else f"row {row['row']}"
 
 
 def few_reasons(listed: Sequence[SkippedRow]) -> str:

@@ -88,8 +88,9 @@ def sidecars(folder: Path, files: Sequence[Path], pictures: Pictures) -> list[Pa
         return None
     if others := [str(file.relative_to(folder)) for file in files if file not in {*small}]:
         raise UserError(
-            f"{folder} holds pictures with a JSON file each ({own[0].relative_to(folder)}, ...) and "
-            f"other files of rows ({', '.join(others[:3])}). Name a file, or a folder of one kind."
+            f"{folder} holds pictures with a JSON file each ({own[0].relative_to(folder)}, ...) "
+            f"and other files of rows ({', '.join(others[:3])}). Name one of them, or a folder of "
+            "one kind."
         )
     told = part_of(len(own), len(small), "JSON files", "has", "have")
     print(f"{folder}: {told} the name of a picture, which is taken for the image of its rows.")

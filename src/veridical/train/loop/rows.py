@@ -106,8 +106,8 @@ def read_training_rows(
         if kind == "unpaired":
             return [_labeled(policy, row, images, most_tokens)]
         group = render_pair(policy, row, images, branches, more_rejected, most_tokens, views)
-        refuse_collapsed(group)
-        further = further_collapsed(group)
+        refuse_collapsed(group, policy)
+        further = further_collapsed(group, policy)
         collapsed_answers.extend((group.id, answer_field(i), why) for i, why in further.items())
         return [without_responses(group, further)]
 
