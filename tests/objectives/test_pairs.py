@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -591,6 +591,123 @@ def test_rewards_of_a_loss_of_means_are_of_means(loss: SimPO | ORPO) -> None:
     assert measures["rewards_accuracy"].tolist() == [1.0]
 
 
+def uneven(dtype: torch.dtype = torch.float64) -> tuple[PairLogps, list[list[list[float]]]]:
+    """Four pairs of answers of very different lengths, some weighed; and their tokens' log-ratios.
+
+    The ratios of an answer are its tokens' weighed log-ratios, followed by the sum of weights.
+    """
+    draw = torch.Generator().manual_seed(11)
+    lengths = [(3, 17), (40, 2), (5, 6), (1, 30)]
+    columns: dict[str, list[list[float]]] = {"policy": [], "reference": [], "weights": []}
+    ratios: list[list[list[float]]] = []
+    for pair in lengths:
+        answers = []
+        for key in columns:
+            columns[key].append([])
+        for length in pair:
+            new, old = -3 * torch.rand(2, length, generator=draw, dtype=torch.float64)
+            weights = 1 + torch.rand(length, generator=draw, dtype=torch.float64)
+            columns["policy"][-1].append(math.fsum((weights * new).tolist()))
+            columns["reference"][-1].append(math.fsum((weights * old).tolist()))
+            columns["weights"][-1].append(math.fsum(weights.tolist()))
+            answers.append([*(weights * (new - old)).tolist(), columns["weights"][-1][-1]])
+        ratios.append(answers)
+    policy, reference, weights = (torch.tensor(one, dtype=dtype) for one in columns.values())
+    counts = torch.tensor(lengths)
+    other = PairLogps(
+        policy.flip(0), reference.flip(0), counts.flip(0), weight_sums=weights.flip(0)
+    )
+    return PairLogps(policy, reference, counts, weight_sums=weights, contrast=other), ratios
+
+
+PER_TOKEN = [
+    loss
+    for loss in losses_of(0.4)
+    if not (loss.averages_tokens or loss.follows_rewards or loss.views or loss.needs_squares)
+]
+
+
+@pytest.mark.parametrize("loss", PER_TOKEN, ids=lambda loss: loss.name)
+def test_what_is_logged_as_reward_is_what_the_loss_reads(loss: Any) -> None:
+    """With `--per-token true` beta times a weighed mean of log-ratios, by a slow loop."""
+    logps, ratios = uneven()
+    measures = Preference(loss, per_token=True).measures(logps)
+    slow = [[0.4 * math.fsum(own[:-1]) / own[-1] for own in pair] for pair in ratios]
+    for column, branch in enumerate(("chosen", "rejected")):
+        expected = [pair[column] for pair in slow]
+        assert measures[f"rewards_{branch}"].tolist() == pytest.approx(expected, rel=1e-12)
+        assert torch.equal(measures[f"logps_{branch}"], logps.policy[:, column])
+    margins = [good - bad for good, bad in slow]
+    assert measures["rewards_margin"].tolist() == pytest.approx(margins, rel=1e-12)
+    assert measures["rewards_accuracy"].tolist() == [float(margin > 0) for margin in margins]
+    sums = Preference(loss).measures(logps)
+    assert measures["rewards_accuracy"].tolist() != sums["rewards_accuracy"].tolist()
+    if loss.mismatched:
+        every = [math.fsum(own[:-1]) / own[-1] for pair in ratios for own in pair]
+        shift = max(0.0, math.fsum(every) / len(every))
+        assert measures["kl"].tolist() == pytest.approx([shift] * 4, rel=1e-12)
+
+
+def test_the_logged_margin_is_that_of_the_loss_itself() -> None:
+    """The loss as a function of the logged margin: of DPO -ln sigmoid, of IPO its square."""
+    logps, _ = uneven()
+    dpo, ipo = Preference(DPO(0.4), per_token=True), Preference(IPO(0.4), per_token=True)
+    margin = dpo.measures(logps)["rewards_margin"]
+    assert torch.allclose(dpo(logps), -torch.nn.functional.logsigmoid(margin), rtol=1e-12)
+    margin = ipo.measures(logps)["rewards_margin"]
+    assert torch.allclose(ipo(logps), (margin / 0.4 - 1 / 0.8) ** 2, rtol=1e-12)
+
+
+def test_rewards_of_single_answers_are_what_the_loss_reads() -> None:
+    """Also their margin against the divergence, which then is one of means; log-probs stay sums."""
+    logps, ratios = uneven()
+    labels, other = [True, False, False, True], logps.contrast
+    assert other is not None and other.weight_sums is not None
+    single = PairLogps(
+        logps.policy[:, :1], logps.reference[:, :1], logps.token_counts[:, :1],
+        weight_sums=None if logps.weight_sums is None else logps.weight_sums[:, :1],
+        contrast=PairLogps(
+            # Half a nat more a token, so that the estimate is above its floor of 0.
+            other.policy[:, :1] + 2 * other.weight_sums[:, :1], other.reference[:, :1],
+            other.token_counts[:, :1], weight_sums=other.weight_sums[:, :1],
+        ),
+        labels=torch.tensor(labels).unsqueeze(-1),
+    )  # fmt: skip
+    loss = Preference(KTO(0.4), per_token=True)
+    measures = loss.measures(single)
+    means = [math.fsum(pair[0][:-1]) / pair[0][-1] for pair in ratios]
+    shift = math.fsum(means) / 4 + 2
+    assert measures["kl"].tolist() == pytest.approx([shift] * 4, rel=1e-12)
+    expected = [
+        (1 if good else -1) * 0.4 * (own - shift) for own, good in zip(means, labels, strict=True)
+    ]
+    assert measures["rewards_margin"].tolist() == pytest.approx(expected, rel=1e-12)
+    assert torch.allclose(loss(single), torch.sigmoid(-measures["rewards_margin"]), rtol=1e-12)
+    assert measures["logps_chosen"].tolist() == single.policy[[0, 3], 0].tolist()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_equal_policies_tie_within_rounding_per_token(dtype: torch.dtype) -> None:
+    """Rewards that differ by the sums' rounding in float32 count half, whatever the length."""
+    logps, _ = uneven(torch.float32)
+    sums = logps.policy.to(dtype).float()
+    same = dataclasses.replace(logps, policy=sums * (1 + 2e-7), reference=sums)
+    measures = Preference(DPO(0.4), per_token=True).measures(same)
+    assert measures["rewards_accuracy"].tolist() == [0.5] * 4
+    # A hundredth of a nat in the sum of 30 tokens is no rounding.
+    moved = dataclasses.replace(same, policy=sums + torch.tensor([[0.01, -0.01]]))
+    assert Preference(DPO(0.4), per_token=True).measures(moved)["rewards_accuracy"].eq(1).all()
+
+
+def test_rewards_of_a_sum_compare_with_the_reference_where_a_term_does() -> None:
+    """Of SimPO beside DPO they would be means less a reference's, which neither loss reads."""
+    logps, _ = uneven()
+    mixed = Preference(Combined(terms="simpo:1,dpo:1:beta=0.3")).measures(logps)
+    alone = Preference(DPO(0.3)).measures(logps)
+    for name, values in alone.items():
+        assert torch.equal(mixed[name], values), name
+
+
 def test_terms_add_up_with_their_weights() -> None:
     """(5 - 1)^2 = 16, and 6 nats over 3 tokens, whatever `per_token` does to the loss."""
     assert math.isclose(one_pair(Preference(IPO(0.5), (Likelihood(0.25),))), 16.5)
@@ -616,7 +733,11 @@ def test_an_objective_describes_itself() -> None:
         },
         "at_start": 1 / (4 * 0.81),
         "needs_reference": True,
+        "rewards": {"beta": 0.9, "of": "means"},
     }  # fmt: skip
+    assert Preference(SimPO()).describe()["rewards"] == {"beta": 2.0, "of": "means"}
+    mixed = Preference(Combined(terms="simpo:1,dpo:1:beta=0.3")).describe()
+    assert mixed["rewards"] == {"beta": 0.3, "of": "sums"}
     assert "nll_weight" not in str(Preference().describe()["options"])
     assert KTO().title == "Kahneman-Tversky optimization (KTO)"
 

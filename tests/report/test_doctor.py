@@ -11,7 +11,7 @@ import pytest
 from veridical.report.curves import start_and_end
 from veridical.report.doctor import diagnose
 from veridical.report.findings import Diagnosis
-from veridical.report.steps import compares_with_reference
+from veridical.report.steps import compares_with_reference, reward_scale
 
 Row = dict[str, Any]
 THIN = "\N{NARROW NO-BREAK SPACE}"
@@ -199,6 +199,58 @@ def test_rewards_without_a_reference_are_not_read_as_changes() -> None:
         assert titles(findings) == "The model generalizes to held-out pairs"
     assert not compares_with_reference({"objective": {"name": "cpo", "needs_reference": False}})
     assert compares_with_reference({})
+
+
+def test_rewards_of_means_are_read_on_the_loss_own_scale() -> None:
+    """A margin of 0.04 leaves the loss where it was, though sums of 40 tokens differ by 16 nats."""
+    rows = curve(lambda t: 0.02 * t, lambda t: -0.02 * t)
+    finding = find(diagnose(rows, beta=0.1, of_means=True), "stays at its first value")
+    assert "Nothing" not in finding.title and "Raise beta" in finding.explanation
+    assert "means over tokens" in finding.evidence
+    moved = find(
+        diagnose(curve(lambda t: t, lambda t: -t), beta=1.0, of_means=True), "as they should"
+    )
+    assert moved.evidence.endswith("of means over tokens")
+
+
+def test_chosen_answers_that_fall_are_seen_in_means() -> None:
+    """-0.6 at beta 1 are 0.6 nats a token, not 0.6 / 40; -0.04 at beta 1 are 1.6 nats an answer."""
+    far = curve(lambda t: -0.6, lambda t: -2.0 * t)
+    assert "0.6 nats" in find(diagnose(far, beta=1.0, of_means=True), "far less").evidence
+    assert "far less" not in titles(diagnose(far, beta=1.0))
+    stuck = curve(lambda t: -0.06, lambda t: -0.07)
+    assert "0.6 nats" in find(diagnose(stuck, beta=0.1, of_means=True), "far less").evidence
+    little = curve(lambda t: -0.04, lambda t: -0.3)
+    assert "Both rewards fall" in titles(diagnose(little, beta=1.0, of_means=True))
+    assert "as they should" in titles(diagnose(little, beta=1.0))
+
+
+def test_chosen_answers_that_fall_are_seen_without_a_reference() -> None:
+    """On held-out pairs, the same ones at step 0: -2 becomes -4.5 at beta 2, 1.25 nats a token."""
+    simpo = curve(lambda t: -2.0 - 2.5 * t, lambda t: -3.0 - 9.0 * t)
+    simpo.append(row(0, -2.0, -3.0, "eval"))
+    simpo.sort(key=lambda one: one["step"])
+    findings = diagnose(simpo, beta=2.0, has_reference=False, of_means=True)
+    finding = find(findings, "far less")
+    assert "1.25 nats" in finding.evidence and "raise beta" not in finding.explanation
+    assert "far less" not in titles(diagnose(simpo, beta=6.0, has_reference=False, of_means=True))
+
+
+@pytest.mark.parametrize(
+    ("objective", "scale"),
+    [
+        ({"rewards": {"beta": 0.3, "of": "means"}, "options": {"beta": 0.1}}, (0.3, True)),
+        ({"rewards": {"beta": 0.3, "of": "sums"}}, (0.3, False)),
+        ({"options": {"loss": "simpo", "beta": 2.0}}, (2.0, True)),
+        ({"options": {"loss": "ipo", "beta": 0.9, "per_token": True}}, (0.9, False)),
+        (None, (None, False)),
+    ],
+)
+def test_what_rewards_are_is_read_from_the_record(
+    objective: Any, scale: tuple[float | None, bool]
+) -> None:
+    """An older version logged sums beside `per_token`."""
+    assert reward_scale({"objective": objective}) == scale
 
 
 def test_few_steps_are_said_and_an_empty_log_is_a_warning() -> None:

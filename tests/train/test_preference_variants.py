@@ -118,6 +118,38 @@ def test_each_loss_begins_where_it_must_and_falls(
     assert f"{start:.6f}"[:6] in proofs["start"]["detail"]
 
 
+@pytest.mark.parametrize(
+    ("loss", "kind"),
+    [("ipo", "float32"), ("ipo", "bfloat16"), ("ipo", "float16"), ("kto", "float16")],
+)
+def test_means_begin_where_sums_do_in_every_type(
+    saved: str, tmp_path: Path, pictures: list[Image.Image], loss: str, kind: str
+) -> None:
+    """Rewards of 0 that tie; then rewards of means, which the loss reads, select a checkpoint."""
+    more = {"dtype": kind, "tuning": "lora", "held_out": 0.4, "evaluations": 2, "lora_rank": 2}
+    chosen = {"loss": loss, "beta": 0.9, "per_token": True, "select_by": "rewards_accuracy"}
+    data = write(tmp_path, [pair(i, pictures) for i in range(12)])
+    given = as_arguments(train_dpo, {**COMMON, **more, **chosen})
+    train_dpo(saved, data, tmp_path / "run", **given)
+    proofs = {proof["name"]: proof for proof in read_json(tmp_path / "run" / "proofs.json")}
+    assert proofs["start"]["passed"], proofs["start"]
+    log = read_jsonl(tmp_path / "run" / "log.jsonl")
+    start = next(row for row in log if row["split"] == "eval")
+    for row in (start, next(row for row in log if row["split"] == "train")):
+        assert row["rewards_accuracy"] == 0.5 and row["rewards_margin"] == 0.0
+    end = log[-1] if log[-1]["split"] == "eval" else log[-2]
+    assert end["step"] > start["step"]
+    # All answers have equal lengths in a branch, so that the mean of quotients is one of means.
+    moved = (end["logps_chosen"] - start["logps_chosen"]) / end["chosen_tokens"]
+    rounding = {"float32": 1e-5, "bfloat16": 0.03, "float16": 0.004}[kind]
+    assert end["rewards_chosen"] == pytest.approx(0.9 * moved, abs=rounding)
+    record = read_json(tmp_path / "run" / "run.json")
+    assert record["objective"]["rewards"] == {"beta": 0.9, "of": "means"}
+    assert (
+        "of means over an answer's tokens" in (tmp_path / "run" / "model" / "README.md").read_text()
+    )
+
+
 @dataclass(frozen=True)
 class Likelier(PairLoss):
     """A loss of the policy alone."""

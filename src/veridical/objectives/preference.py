@@ -59,11 +59,15 @@ class Preference(Described):
 
     def _losses(self, logps: PairLogps) -> list[Tensor]:
         """Of each part, before its weight. Shape of each: (pairs,)."""
-        read = logps.per_token() if self.per_token else logps
+        read = self._as_read(logps)
         return [
             self._average(one(read if isinstance(one, PairLoss) else logps))
             for _, one in self.parts
         ]
+
+    def _as_read(self, logps: PairLogps) -> PairLogps:
+        """What losses of pairs are called with: sums over tokens, or their means."""
+        return logps.per_token() if self.per_token else logps
 
     def _average(self, losses: Tensor) -> Tensor:
         """Over a pair's rejected answers: there is one."""
@@ -84,6 +88,11 @@ class Preference(Described):
         if not isinstance(self.loss, Combined):
             return self.given_as
         return f"--terms {next(loss.name for loss in self.pair_losses if which(loss))}"
+
+    @property
+    def of_means(self) -> bool:
+        """Whether rewards and `kl` are of means over tokens."""
+        return self.per_token or self.loss.lead.averages_tokens
 
     @property
     def needs_reference(self) -> bool:
@@ -179,16 +188,19 @@ class Preference(Described):
     def measures(self, logps: PairLogps) -> dict[str, Tensor]:
         """What is logged of each pair, by name; of several rejected answers the first counts.
 
+        Rewards and `kl` are of sums over tokens, or of means where the loss reads means;
+        `logps_chosen` and `logps_rejected` are sums, in nats.
+
         Shape of each: (pairs,).
         """
-        lead = self.loss.lead
+        lead, own = self.loss.lead, self._as_read(logps)
         if logps.labels is not None:
-            return labeled_measures(logps, logps.labels, lead)
-        rewards, read = lead.rewards(logps), lead.as_read(logps)
+            return labeled_measures(own, logps.labels, lead, logps.policy)
+        rewards, read = lead.rewards(own), lead.as_read(own)
         sizes = torch.maximum(read.policy.abs(), read.reference.abs())[:, :2].amax(-1).detach()
         beta = logps.scaled(lead.beta)
         rounding = (beta.squeeze(-1) if isinstance(beta, Tensor) else beta) * ROUNDING * sizes
-        moved = {"kl": estimated_kl(logps).expand_as(rewards[:, 0])} if self.mismatched else {}
+        moved = {"kl": estimated_kl(own).expand_as(rewards[:, 0])} if self.mismatched else {}
         return (
             self._by_part(logps)
             | moved
@@ -219,19 +231,23 @@ class Preference(Described):
             "options": options_of(self),
             "at_start": self.with_known_start().at_start,
             "needs_reference": self.needs_reference,
+            "rewards": {"beta": self.loss.lead.beta, "of": "means" if self.of_means else "sums"},
         }
 
 
-def labeled_measures(logps: PairLogps, labels: Tensor, lead: PairLoss) -> dict[str, Tensor]:
+def labeled_measures(
+    logps: PairLogps, labels: Tensor, lead: PairLoss, policy_sums: Tensor
+) -> dict[str, Tensor]:
     """What is logged of answers without a pair; `rewards_chosen` and the like are of good ones.
 
     Margin and accuracy are of each answer: whether its reward is on its label's side of the
     estimated divergence.
 
     Args:
-        logps: of the batch.
+        logps: of the batch, as the loss reads it: sums over tokens, or their means.
         labels: whether each is a good one. Shape: (rows, 1), boolean.
         lead: the loss.
+        policy_sums: log-probs summed over tokens, which are logged as sums. Shape: (rows, 1).
 
     Returns:
         Shape of each: (rows,), or as many as there are of its kind.
@@ -250,7 +266,7 @@ def labeled_measures(logps: PairLogps, labels: Tensor, lead: PairLoss) -> dict[s
     for branch, own in (("chosen", good), ("rejected", ~good)):
         found |= {
             f"rewards_{branch}": rewards[own],
-            f"logps_{branch}": logps.policy[own, 0],
+            f"logps_{branch}": policy_sums[own, 0],
             f"{branch}_tokens": logps.token_counts[own, 0],
         }
     return found

@@ -21,8 +21,12 @@ class WeightedSum(PairLoss):
 
     @property
     def lead(self) -> PairLoss:
-        """The loss whose rewards are logged: the first one."""
-        return next(one for _, one in self.parts if isinstance(one, PairLoss))
+        """The loss whose rewards are logged: the first one that compares with the reference.
+
+        Where none does, the first one.
+        """
+        losses = [one for _, one in self.parts if isinstance(one, PairLoss)]
+        return next((one for one in losses if one.needs_reference), losses[0])
 
     @property
     def at_start(self) -> float | None:

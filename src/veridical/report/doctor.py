@@ -8,9 +8,9 @@ people most often ask about are named, not taken from a paper.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Literal, TypeAlias
 
+from veridical.report.accuracy import accuracy_findings
 from veridical.report.curves import Rows, number, percent, series, start_and_end
 from veridical.report.findings import (
     Diagnosis,
@@ -36,26 +36,20 @@ FIGURES = (
 Algorithm: TypeAlias = Literal["dpo", "sft", "rl", "reward"]
 # Fewer logged steps than this say little about a trend.
 FEWEST_STEPS = 10
-# Of fewer held-out pairs a share is off by more than ten points (one standard error) by chance.
-FEWEST_HELD_OUT = 20
 # A margin below this leaves the sigmoid loss within 0.025 of ln 2.
 STUCK_MARGIN = 0.05
+# Margins and rewards are read as the loss reads them, of sums over tokens or of their means: the
+# sigmoid's argument is the same. Where something is said of answers, means become sums again.
 # Rewards nearer to zero than this after training are those of an unchanged policy.
 FROZEN_REWARD = 1e-6
 # A reward (beta times the change in log-probability) moves when it passes this.
 REWARD_MOVED = 0.05
+# The same of an answer's log-probability, in nats: REWARD_MOVED at the usual beta of 0.1.
+ANSWER_MOVED = 0.5
 # Where the chosen answers lose more than this per token, each token is at 0.6 of its probability.
 CHOSEN_FALL_PER_TOKEN = 0.5
 # At a margin of 15 the gradient of the sigmoid loss is down to 3e-7 of its first value.
 EXPLODED_MARGIN = 15.0
-# Accuracy on the training pairs that is next to perfect, and the gap to held-out pairs.
-SATURATED_ACCURACY = 0.98
-ACCURACY_GAP = 0.10
-# Held-out accuracy this high within the first quarter of the run: the pairs are easy.
-EASY_ACCURACY = 0.99
-EASY_SHARE = 0.25
-# Held-out accuracy that beats a coin.
-LEARNED_ACCURACY = 0.6
 
 
 def diagnose(
@@ -65,6 +59,7 @@ def diagnose(
     answer_lengths: tuple[float, float] | None = None,
     held_out: int | None = None,
     has_reference: bool = True,
+    of_means: bool = False,
 ) -> list[Diagnosis]:
     """Say what a training run's curves mean, gravest first.
 
@@ -72,11 +67,13 @@ def diagnose(
         log: rows of `log.jsonl`, training and held-out, in order of their steps.
         algorithm: "dpo" reads pairs' rewards, "sft" the loss alone, "rl" what judges gave,
             "reward" how a reward model ranks.
-        beta: DPO's beta; turns rewards into changes of log-probability. Unknown: skipped.
+        beta: of the loss whose rewards were logged; turns these into log-probability. Unknown:
+            skipped.
         answer_lengths: mean length of the answers before and after training, in words.
         held_out: how many pairs were held out. Unknown: taken for enough.
         has_reference: whether pairs' rewards compare with a reference; those of SimPO, CPO and
-            ORPO are not 0 at the start, and nothing is read from their size.
+            ORPO are not 0 at the start, and only what becomes of them on held-out pairs is read.
+        of_means: whether rewards are of means over tokens, and not of sums.
     """
     train = [row for row in log if row.get("split", "train") == "train"]
     evaluation = [row for row in log if row.get("split") == "eval"]
@@ -89,16 +86,25 @@ def diagnose(
     if algorithm == "rl":
         found += reward_findings(train, evaluation)
     elif algorithm == "reward":
-        found += _accuracy(train, evaluation, held_out)
+        found += accuracy_findings(train, evaluation, held_out)
     elif algorithm == "sft":
         found += sft_loss(train)
     elif all(row.get("loss") is None for row in train):
         found.append(_no_pair_counted(train))
     else:
         if has_reference:
-            found += _stuck(train) or _branches(train) + _chosen_falls(train, beta)
+            stuck = _stuck(train, of_means)
+            found += stuck or _branches(train, beta, of_means)
+            if of_means or not stuck:  # of a mean that hardly moves the sum may move far
+                change = _end(train, "rewards_chosen")
+                found += _chosen_falls(change, train, beta, of_means, "raise beta, ")
             found += _margin_explodes(train)
-        found += _accuracy(train, evaluation, held_out) + pair_lengths(train)
+        else:
+            # The same pairs at every evaluation; training rows are others at each step.
+            rewards = [value for _, value in series(evaluation, "rewards_chosen")]
+            change = rewards[-1] - rewards[0] if rewards else None
+            found += _chosen_falls(change, evaluation, beta, of_means)
+        found += accuracy_findings(train, evaluation, held_out) + pair_lengths(train)
     found += eval_loss(evaluation) + answer_length_change(answer_lengths)
     order = {"warning": 0, "note": 1, "good": 2}
     return sorted(found, key=lambda finding: order[finding.level])
@@ -166,23 +172,25 @@ def _short(train: Rows) -> list[Diagnosis]:
     ]
 
 
-def _stuck(train: Rows) -> list[Diagnosis]:
+def _stuck(train: Rows, of_means: bool) -> list[Diagnosis]:
     margin = _end(train, "rewards_margin")
     if margin is None or abs(margin) >= STUCK_MARGIN:
         return []
-    explanation, cause = _why_stuck(train)
+    explanation, cause = _why_stuck(train, of_means)
     evidence = f"margin {number(margin)} at the end, below {STUCK_MARGIN} in size; {cause}"
     return [
         Diagnosis(
             "warning",
-            "Nothing was learned: the loss stays at its first value",
+            "The loss stays at its first value"
+            if of_means
+            else "Nothing was learned: the loss stays at its first value",
             explanation,
             evidence,
         )
     ]
 
 
-def _why_stuck(train: Rows) -> tuple[str, str]:
+def _why_stuck(train: Rows, of_means: bool) -> tuple[str, str]:
     rewards = [value for name in FIGURES[1:3] for _, value in series(train, name)]
     if rewards and max(abs(value) for value in rewards) < FROZEN_REWARD:
         return (
@@ -198,6 +206,14 @@ def _why_stuck(train: Rows) -> tuple[str, str]:
             "are the same text twice. Look at the pairs and at how they were built.",
             "both log-probabilities are equal at every step",
         )
+    if of_means:
+        return (
+            "The policy changes, but at this beta the loss hardly feels it: means over tokens "
+            "differ less than sums, by a factor of the answers' length. Raise beta (1 to 10 is "
+            "usual with means), raise the learning rate, or train longer. If that does not help, "
+            "the pairs contain no signal: look at some of them.",
+            "rewards are of means over tokens, and not zero",
+        )
     return (
         "The policy changes, but chosen and rejected answers do not separate. Most often the "
         "learning rate is too small or the run too short; raise the learning rate three to ten "
@@ -206,17 +222,21 @@ def _why_stuck(train: Rows) -> tuple[str, str]:
     )
 
 
-def _branches(train: Rows) -> list[Diagnosis]:
+def _branches(train: Rows, beta: float | None, of_means: bool) -> list[Diagnosis]:
     chosen, rejected = _end(train, "rewards_chosen"), _end(train, "rewards_rejected")
     if chosen is None or rejected is None:
         return []
     evidence = (
         f"rewards at the end: chosen {number(chosen)}, rejected {number(rejected)}, "
-        f"margin {number(chosen - rejected)}"
+        f"margin {number(chosen - rejected)}{', of means over tokens' if of_means else ''}"
     )
     if rejected > chosen:
         return [_inverted(evidence)]
-    if chosen > -REWARD_MOVED:
+    tokens = _end(train, "chosen_tokens")
+    kept = chosen > -REWARD_MOVED
+    if of_means and beta and tokens:
+        kept = chosen / beta * tokens > -ANSWER_MOVED
+    if kept:
         return [
             Diagnosis(
                 "good",
@@ -260,11 +280,14 @@ def _both_fall(chosen: float, rejected: float, evidence: str) -> Diagnosis:
     )
 
 
-def _chosen_falls(train: Rows, beta: float | None) -> list[Diagnosis]:
-    reward, tokens = _end(train, "rewards_chosen"), _end(train, "chosen_tokens")
-    if reward is None or not tokens or not beta:
+def _chosen_falls(
+    change: float | None, rows: Rows, beta: float | None, of_means: bool, besides: str = ""
+) -> list[Diagnosis]:
+    """From the change of the chosen answers' reward since the start."""
+    tokens = 1.0 if of_means else _end(rows, "chosen_tokens")
+    if change is None or not tokens or not beta:
         return []
-    fall = -reward / beta / tokens
+    fall = -change / beta / tokens
     if fall < CHOSEN_FALL_PER_TOKEN:
         return []
     return [
@@ -272,7 +295,7 @@ def _chosen_falls(train: Rows, beta: float | None) -> list[Diagnosis]:
             "warning",
             "The chosen answers have become far less likely",
             "The model is moving away from the very answers it should prefer, and its language "
-            "suffers. Add the NLL term on the chosen answer, raise beta, or train for fewer steps.",
+            f"suffers. Add the NLL term on the chosen answer, {besides}or train for fewer steps.",
             f"{number(fall)} nats lost per token of the chosen answers: each is at "
             f"{percent(math.exp(-fall))} of its probability (limit {CHOSEN_FALL_PER_TOKEN} nats)",
         )
@@ -293,84 +316,3 @@ def _margin_explodes(train: Rows) -> list[Diagnosis]:
             f"margin {number(margin)} at the end (limit {EXPLODED_MARGIN:g})",
         )
     ]
-
-
-def _accuracy(train: Rows, evaluation: Rows, count: int | None) -> list[Diagnosis]:
-    trained, held_out = _end(train, "rewards_accuracy"), series(evaluation, "rewards_accuracy")
-    if trained is None:
-        return []
-    if not held_out:
-        return [
-            Diagnosis(
-                "note",
-                "No pairs were held out",
-                "Without them, learning can't be distinguished from memorizing. Hold out some of "
-                "the pairs for evaluation.",
-                f"accuracy {percent(trained)} on the training pairs, none on held-out ones",
-            )
-        ]
-    last = held_out[-1][1]
-    evidence = (
-        f"accuracy {percent(trained)} on training pairs, "
-        f"{percent(last)} on held-out pairs at the end"
-    )
-    if count is not None and count < FEWEST_HELD_OUT:
-        return [
-            Diagnosis(
-                "note",
-                "Too few pairs are held out",
-                "With so few, neither accuracy nor the selected checkpoint shows whether the model "
-                "generalizes. Build more pairs, or raise --held-out.",
-                f"{evidence}; held-out pairs: {count}, {FEWEST_HELD_OUT} are needed",
-            )
-        ]
-    if trained >= SATURATED_ACCURACY and trained - last >= ACCURACY_GAP:
-        return [_overfits(evidence)]
-    if last >= LEARNED_ACCURACY:
-        return [_generalizes(evidence), *_easy(held_out)]
-    return [
-        Diagnosis(
-            "note",
-            "Held-out pairs are ranked little better than chance",
-            "The model has not learned to rank pairs that it was not trained on. Build more pairs, "
-            "or train a little longer while the held-out loss still falls.",
-            evidence,
-        )
-    ]
-
-
-def _overfits(evidence: str) -> Diagnosis:
-    return Diagnosis(
-        "warning",
-        "The model memorizes the training pairs",
-        "Training pairs are ranked almost perfectly, held-out pairs clearly worse. Build more "
-        "pairs, make fewer passes over them, or lower the learning rate.",
-        evidence,
-    )
-
-
-def _easy(held_out: Sequence[tuple[float, float]]) -> list[Diagnosis]:
-    final = held_out[-1][0]
-    reached = [step for step, value in held_out if step > 0 and value >= EASY_ACCURACY]
-    if not reached or reached[0] > EASY_SHARE * final:
-        return []
-    return [
-        Diagnosis(
-            "note",
-            "The pairs are easy to rank",
-            "Held-out pairs were ranked almost perfectly from early on, so accuracy no longer "
-            "measures progress; margin and evaluation do. That is usual if the rejected answers "
-            "come from a model that could not see. Otherwise look for a give-away such as length.",
-            f"held-out accuracy {percent(dict(held_out)[reached[0]])} at step {reached[0]:g} "
-            f"of {final:g}",
-        )
-    ]
-
-
-def _generalizes(evidence: str) -> Diagnosis:
-    return Diagnosis(
-        "good",
-        "The model generalizes to held-out pairs",
-        "The model also ranks pairs that it was not trained on.",
-        evidence,
-    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import io
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
@@ -168,20 +169,31 @@ PANELS = (
 )  # fmt: skip
 
 
-def training_plots(log: Rows, checked: Sequence[BenchmarkDescription] = ()) -> list[Plot]:
+def training_plots(
+    log: Rows, checked: Sequence[BenchmarkDescription] = (), of_means: bool = False
+) -> list[Plot]:
     """Rewards, margin, accuracy, loss and log-probabilities; those that were logged.
 
     Args:
         log: the rows of `log.jsonl`.
         checked: the benchmarks that it has figures of.
+        of_means: whether rewards are of means over tokens, and not of sums.
     """
-    plots = [_training_plot(log, panel) for panel in PANELS]
+    panels = [_of_means(panel) for panel in PANELS] if of_means else PANELS
+    plots = [_training_plot(log, panel) for panel in panels]
     # Evaluations alone have these figures: a curve of their own, not circles beside one.
     asked = [{**row, "split": "train"} for row in log if row.get("split") == "eval"]
     for benchmark in checked:
         title = f"{benchmark.title} on the checked images"
         plots.append(_training_plot(asked, Panel(title, _curves(benchmark))))
     return [plot for plot in (_hacking_plot(log), *plots) if plot is not None]
+
+
+def _of_means(panel: Panel) -> Panel:
+    """With a title that says so, where the panel shows rewards."""
+    if not panel.curves[0].name.startswith(("rewards_chosen", "rewards_margin")):
+        return panel
+    return dataclasses.replace(panel, title=f"{panel.title}, of means over tokens")
 
 
 def _curves(benchmark: BenchmarkDescription) -> tuple[Curve, ...]:

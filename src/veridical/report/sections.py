@@ -19,7 +19,7 @@ from veridical.report.findings import Diagnosis
 from veridical.report.folders import Part, pairs_fault
 from veridical.report.pictures import ShownPicture, TextSegment, embed, find_image, mark_completions
 from veridical.report.results import Results
-from veridical.report.steps import compares_with_reference, objective_of
+from veridical.report.steps import compares_with_reference, reward_scale
 from veridical.report.wording import count_of, duration, joined
 from veridical.runtime.descriptions import read_description
 from veridical.runtime.errors import UserError
@@ -153,23 +153,23 @@ def _training(part: Part, results: Results) -> ShownTraining:
     log = part.read(LOG) or []
     command = str(part.record.get("command", ""))
     algorithm = ALGORITHMS.get(command) or _algorithm_of(log)
-    beta = objective_of(part.record).get("beta")
+    beta, of_means = reward_scale(part.record)
     counts = part.record.get("results") or {}
     held_out = counts.get("held_out_pairs", counts.get("held_out_rows"))
     held_out = held_out if isinstance(held_out, int) else None
-    beta = beta if isinstance(beta, int | float) else None
     findings = diagnose(
         log,
         algorithm,
-        beta if isinstance(beta, int | float) else None,
+        beta,
         _answer_lengths(part, results),
         held_out,
         compares_with_reference(part.record),
+        of_means,
     )
     proofs = part.read(PROOFS)
     last_step = max((int(row.get("step") or 0) for row in log), default=0)
     described = (part.read(CHECKED) or {"benchmarks": []})["benchmarks"]
-    plots = training_plots(log, [read_description(entry) for entry in described])
+    plots = training_plots(log, [read_description(entry) for entry in described], of_means)
     return ShownTraining(part.name, algorithm, last_step, plots, findings, proofs)
 
 

@@ -146,6 +146,22 @@ def objective_of(record: RunFields) -> Mapping[str, Any]:
     return options if isinstance(options, Mapping) else {}
 
 
+def reward_scale(record: RunFields) -> tuple[float | None, bool]:
+    """What the logged rewards of a run's pairs are: their beta, and whether they are of means.
+
+    Runs of older versions do not say. Theirs are of sums, whatever their loss read, unless the loss
+    takes means itself.
+    """
+    described = record.get("objective")
+    rewards = described.get("rewards") if isinstance(described, Mapping) else None
+    if isinstance(rewards, Mapping):
+        beta, of_means = rewards.get("beta"), rewards.get("of") == "means"
+    else:
+        options = objective_of(record)
+        beta, of_means = options.get("beta"), options.get("loss") in ("simpo", "orpo")
+    return (float(beta) if isinstance(beta, int | float) else None), of_means
+
+
 def compares_with_reference(record: RunFields) -> bool:
     """Whether the rewards of a run's pairs are log-ratios; older records do not say."""
     described = record.get("objective")

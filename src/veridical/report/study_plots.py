@@ -26,7 +26,7 @@ from veridical.report.study_results import Effect, ShownArm
 from veridical.report.wording import interval_text
 
 CURVES = (
-    ("rewards_margin", "Margin (chosen \N{MINUS SIGN} rejected)"),
+    ("rewards_margin", "Margin (chosen \N{MINUS SIGN} rejected), on the scale of each arm's loss"),
     ("reward", "Reward"),
     ("loss", "Loss"),
 )

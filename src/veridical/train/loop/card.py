@@ -86,7 +86,7 @@ Made by Veridical {own_version()} from `{model}` with
 
 ## Training
 
-{what_was_learned(command, configuration, objective)}
+{what_was_learned(command, configuration, objective)}{_scale(objective)}
 
 {_table("option", _options(command, configuration, objective))}
 {_figures(measured or {})}
@@ -188,6 +188,13 @@ def what_was_learned(
             "to give the chosen answers of these rows a higher number than the rejected answers."
         ),
     }.get(command, "")
+
+
+def _scale(objective: Mapping[str, Any]) -> str:
+    """That answers were compared by means over tokens, where they were."""
+    if (objective.get("rewards") or {}).get("of") != "means":
+        return ""
+    return " Rewards and margins are of means over an answer's tokens, as its loss reads them."
 
 
 def _preferred(loss: str, kind: object) -> str:
