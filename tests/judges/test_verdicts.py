@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -78,6 +79,9 @@ FIRST = [
 ]
 
 FIRST += [
+    "Response 1\n\nResponse 2 says that there are four cups. The image shows three.",
+    "Response 1\n\nAnswer 2 invents the cup.",
+    "Response 1\n\nThe second answer makes some of the cups up.",
     "Response 1\n\nResponse 1 identifies the red cup on the table accurately, while Response 2 "
     "incorrectly states that it is blue.",
     "Response 1\n\nBoth responses describe the park well. However, Response 2 adds a bicycle that "
@@ -240,6 +244,16 @@ UNREAD = [
 ]
 
 CONTRADICTED = [
+    "Response 1\n\nI'd trust Response 2 more.",
+    "Response 1\n\nResponse 2 deserves the win.",
+    "Response 1\n\nI would give a user Response 2, the most careful of both.",
+    "Response 1\n\nAnswer 2 is the most careful one.",
+    "Response 1\n\nDescription 2 is accurate.",
+    "Response 1\n\n#2 is more careful.",
+    "Response 1\n\nThe second one describes the scene as it is, the first one makes things up.",
+    "Response 1\n\nR\u00e9ponse 2 est fid\u00e8le \u00e0 l'image, l'autre invente un chat.",
+    "Response 1\n\nLa respuesta 2 es correcta y la 1 inventa un perro.",
+    "Response 1\n\n\u56de\u7b541\u634f\u9020\u4e86\u4e00\u53ea\u72d7\u3002",
     "Response 1\n\nThis response describes objects absent from the picture.",
     "Response 1\n\nIt names phantom objects.",
     "Response 1\n\nIt confuses the cat with a dog.",
@@ -316,7 +330,8 @@ CONTRADICTED = [
 def other(text: str) -> str:
     """The same text with the two names exchanged."""
     text = text.replace("first one", "@").replace("second one", "first one")
-    text = text.replace("@", "second one")
+    text = text.replace("@", "second one").replace("second answer", "first answer")
+    text = re.sub(r"(nswer |#|tion )([12])", lambda one: f"{one[1]}{3 - int(one[2])}", text)
     return (
         text.replace("esponse 1", "esponse @")
         .replace("ESPONSE 1", "ESPONSE @")

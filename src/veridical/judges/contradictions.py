@@ -31,12 +31,14 @@ _PRAISE = (
     r"|true|matches|sticks|perfect(?:ly)?|good|great|excellent"
 )
 _FAULT = (
-    r"invent\w*|hallucinat\w*|fabricat\w*|made[- ]up|makes up|imagin\w*|miss(?:es|ed|ing)?|omits?"
-    r"|fails?|failed|wrong(?:ly)?|incorrect(?:ly)?|inaccura\w*|mistak\w*|errors?|false(?:ly)?"
+    r"invent\w*|hallucinat\w*|fabricat\w*|made[- ]up|makes (?:\w+ ){0,2}up|imagin\w*"
+    r"|miss(?:es|ed|ing)?|omits?|fails?|failed|wrong(?:ly)?|incorrect(?:ly)?|inaccura\w*|mistak\w*|errors?|false(?:ly)?"
     r"|misidentif\w*|misread\w*|misses|contradicts?|unfaithful|ungrounded|nonexistent|non-existent"
     r"|absent|phantom|fictional|fictitious|bogus|mislabel\w*|confus\w*"
     r"|unsupported|claims?|calls|adds|overlooks|ignores|exaggerates|violates|not as \w+ as"
 )
+_MAY_PRAISE = r"more|most|as it is|deserves?|trust|win|pick|choose|chose|go with|favou?rite|ahead"
+"""Words that speak for a response in some sentences: "I'd trust Response 2 more"."""
 _NOT = (
     r"not?|n't|never|nothing|none|neither|nor|hardly|barely|without|free|avoids?|fewer|less"
     r"|rather|instead"
@@ -91,10 +93,14 @@ _ENGLISH = re.compile(
 )
 _ORDINALS = [
     re.compile(
-        rf"\bthe {order}\b(?= (?:one|response|answer|option|caption|description)\b| \w+s\b)", re.I
+        rf"\bthe {order}\b(?= (?:one|response|answer|option|caption|description)\b| \w+s\b)"
+        rf"|(?:\b(?:response|answer|option|caption|description|candidate|assistant|text) |#)"
+        rf"{number}\b",
+        re.I,
     )
-    for order in ("first", "second")
+    for number, order in enumerate(("first", "second"), start=1)
 ]
+"""Other names than those that the judge was shown."""
 _OTHER = re.compile(r"\bthe other\b(?= (?:one|response|answer)\b| \w+s\b)", re.I)
 _THIS = re.compile(r"\b(?:this|that)\b(?: (?:one|response|answer)\b| (?:is|was)\b)", re.I)
 _LATTER = re.compile(r"\bthe (?:former|latter)\b", re.I)
@@ -145,7 +151,8 @@ def contradicts(rest: Rest, winner: int | None, names: Sequence[re.Pattern[str]]
     sides = _sides(clauses, winner)
     if sides == {False}:
         return "its reasons speak for the other response"
-    if not sides and any(map(_DENIES.search, rest.sentences)):
+    other = any(clause.about == 1 - winner and clause.says(_MAY_PRAISE) for clause in clauses)
+    if not sides and (other or any(map(_DENIES.search, rest.sentences))):
         return "its reasons do not say for whom they speak"
     return None
 

@@ -27,6 +27,10 @@ _YES_NO_SAID = re.compile(
     r"|\s+(?:it|there|i|he|she|they|we|you|this|that|these|those|because)\b)",
     re.I,
 )
+# "No, wait, yes."
+_TAKEN_BACK = re.compile(
+    r"\b(?:wait|actually|sorry|i mean|scratch that|correction|rather|on second thoughts?)\b", re.I
+)
 _EITHER = re.compile(r"\byes\W+(?:or\W+|and\W+)?no\b|\bno\W+(?:or\W+|and\W+)?yes\b", re.I)
 _MARKUP = re.compile(r"[*_`#$\"\u201c\u201d{}\[\]]|</?\w+>")
 _LABEL = re.compile(
@@ -42,7 +46,16 @@ _STATED = re.compile(
 )
 _ANY_LETTER = re.compile(
     r"(?<![\w'])(?<!\bnot )(?<!\bnot \()\(?"
-    r"([B-H](?![\w'])|A(?![\w'])(?!\s+(?!or\b|and\b|is\b)[a-z]))"
+    r"([B-H](?![\w'])|A(?![\w'])(?!\s+(?!(?:or|and|is|because|since|as)\b)[a-z]))"
+)
+# "The wrong answer is B", "The answer isn't B", "... is anything but B".
+_OF_OTHERS = re.compile(
+    r"\b(?:wrong|incorrect|false|bad|worst|poorest|rejected|least(?:\s+\w+)?|unlikel\w+)\s+\Z", re.I
+)
+_DENIED = re.compile(
+    r"n't\b|\b(?:not|neither|never|but|except|excluding|far from|(?:other|rather) than"
+    r"|instead of)\b",
+    re.I,
 )
 _ARTICLES = re.compile(r"\b(?:a|an|the)\b")
 _NUMBERS = {
@@ -157,14 +170,13 @@ def answer_reward(text: str, expected: str) -> float:
 def said_yes_or_no(text: str) -> str | None:
     """The yes or no that a text begins with or labels as its answer; None if it says neither.
 
-    "No parking" and "Yes or no" say neither.
+    "No parking" and "Yes or no" say neither, and "No, wait, yes" both, which counts as neither.
     """
-    labels = list(_LABEL.finditer(text))
-    for start in [*(label.end() for label in reversed(labels)), 0]:
-        if found := _YES_NO_SAID.match(text[start:]):
-            either = _EITHER.match(text[start:])
-            return None if either else found[1].lower()
-    return None
+    labeled = [_yes_no(text[one.end() :]) for one in _labels(text)]
+    said = [one for one in labeled if one] or [_yes_no(text)]
+    corrected = [_yes_no(text[one.end() :].lstrip(" ,:;.-")) for one in _TAKEN_BACK.finditer(text)]
+    found = set[str]().union(*said, *corrected)
+    return found.pop() if len(found) == 1 else None
 
 
 def stated_letter(text: str) -> str | None:
@@ -176,7 +188,7 @@ def stated_letter(text: str) -> str | None:
     """
     if whole := _ALONE.fullmatch(text):
         return whole[1].upper()
-    labels = list(_LABEL.finditer(text))
+    labels = _labels(text)
     if labels:
         said = [re.split(r"(?<=[.!?])(?:\s|$)|\n", text[one.end() :])[0] for one in labels]
         if any(one.endswith("?") for one in said):
@@ -195,6 +207,7 @@ def normalized_answer(text: str) -> str:
     within numbers stay: 3.5 is not 35.
     """
     folded = unicodedata.normalize("NFKC", text).casefold()
+    folded = re.sub(r"[\u2012\u2013\u2212](?=\d)", "-", folded)  # signs of a minus
     kept = re.sub(r"[.,:](?!\d)|(?<!\d)[,:]", " ", folded)
     kept = re.sub(r"(?<=\d),(?=\d{3}\b)", "", kept)
     marks = [
@@ -205,13 +218,27 @@ def normalized_answer(text: str) -> str:
     return " ".join(_NUMBERS.get(word, word) for word in found)
 
 
+def _labels(text: str) -> list[re.Match[str]]:
+    """Where a text says that its answer follows."""
+    return [one for one in _LABEL.finditer(text) if not _OF_OTHERS.search(text[: one.start()])]
+
+
+def _yes_no(text: str) -> set[str]:
+    """What a text begins with: yes, no, both or neither."""
+    if _EITHER.match(text):
+        return {"yes", "no"}
+    found = _YES_NO_SAID.match(text)
+    return {found[1].lower()} if found else set()
+
+
 def _letters(text: str) -> list[str]:
     """The letters that a text names as choices; an article is none, and what is denied neither."""
     if alone := _ALONE.fullmatch(text.strip()):
         return [alone[1].upper()]
-    if re.match(r"(?:\w+\s+)?(?:not|neither|never)\b", text.strip(), re.I):
+    found = list(_ANY_LETTER.finditer(text))
+    if not found or _DENIED.search(text[: found[0].start()]):
         return []
-    return list(dict.fromkeys(match[1] for match in _ANY_LETTER.finditer(text)))
+    return list(dict.fromkeys(match[1] for match in found))
 
 
 def _plain(text: str) -> str:

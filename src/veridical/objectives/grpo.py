@@ -17,6 +17,7 @@ from veridical.objectives.policy_gradient import (
     clipped_losses_of_ratios,
     explained_variance,
     kl_terms,
+    without_mean,
 )
 from veridical.runtime.ranges import ABOVE_ZERO, COUNT, WEIGHT, Range
 
@@ -130,9 +131,9 @@ def group_advantages(rewards: Tensor, divide_by_deviation: bool) -> Tensor:
         divide_by_deviation: whether to.
 
     Returns:
-        Shape: (prompts, k); each row adds up to 0.
+        Shape: (prompts, k); each row adds up to 0, and is 0 where `equal_rewards`.
     """
-    centered = rewards - rewards.mean(-1, keepdim=True)
+    centered = torch.where(equal_rewards(rewards).unsqueeze(-1), 0.0, without_mean(rewards))
     if not divide_by_deviation:
         return centered
     return centered / (rewards.std(-1, keepdim=True) + NEAR_ZERO)

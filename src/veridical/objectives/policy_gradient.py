@@ -250,6 +250,19 @@ def clipped_losses_of_ratios(
     return torch.maximum(plain, clipped), clipped > plain
 
 
+def without_mean(rewards: Tensor) -> Tensor:
+    """Rewards less the mean of their group; exactly 0 where all of a group are equal.
+
+    The mean of seven times 0.1 is not 0.1 in floating point. An optimizer that scales gradients,
+    as Adam does, would make a whole step of such a difference.
+
+    Args:
+        rewards: Shape: (prompts, k).
+    """
+    over_first = rewards - rewards[..., :1]
+    return over_first - over_first.mean(-1, keepdim=True)
+
+
 def mean_and_variance(values: Tensor, mask: Tensor, total: Total) -> tuple[Tensor, Tensor]:
     """Over the real tokens of all processes; the variance is the biased one.
 

@@ -15,6 +15,7 @@ from veridical.objectives.policy_gradient import (
     Total,
     explained_variance,
     kl_terms,
+    without_mean,
 )
 from veridical.runtime.ranges import ABOVE_ZERO, COUNT, WEIGHT, Range
 
@@ -68,8 +69,7 @@ def leave_one_out_advantages(rewards: Tensor) -> Tensor:
         rewards: of k responses to each prompt, k at least 2. Shape: (prompts, k).
 
     Returns:
-        Shape: (prompts, k); each row adds up to 0.
+        Shape: (prompts, k); each row adds up to 0, and is 0 where all rewards of it are equal.
     """
     k = rewards.shape[-1]
-    others = (rewards.sum(-1, keepdim=True) - rewards) / (k - 1)
-    return rewards - others
+    return without_mean(rewards) * (k / (k - 1))
