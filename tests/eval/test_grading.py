@@ -13,7 +13,7 @@ from types import ModuleType, SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
-from published_files import mmhal
+from published_files import alpaca_eval, mmhal
 
 from veridical.cli import main
 from veridical.data.messages import user_message
@@ -109,6 +109,34 @@ def test_every_answer_is_rated_or_unread_and_no_reply_is_asked_for_twice(
     told = capsys.readouterr().out
     assert "The judge replied 7 times (70 tokens read, 14 written)." in told
     assert f"With what was asked before for this folder: {7 + more} times (" in told
+
+
+def test_what_a_judge_on_this_machine_reads_is_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In the fields of an endpoint, with what earlier runs into the folder have cost."""
+    alpaca_eval(tmp_path)
+    rows = [{"instruction": f"Do {n}.", "output": "Done.", "generator": "x"} for n in range(2)]
+    (tmp_path / "outputs.json").write_text(json.dumps(rows))
+    words = ["eval", "alpaca_eval", "--files", str(tmp_path / "baseline.json"), "--answers",
+             str(tmp_path / "outputs.json"), "--judge", "local:embedded", "--judge-tokens", "3",
+             "--attempts", "2", "--out", str(tmp_path / "out")]  # fmt: skip
+    assert main([*words, "--dry-run"]) == 0
+    estimate = capsys.readouterr().out
+    assert "would be asked 4 questions" in estimate and "at most 12 written" in estimate
+    found = []
+    for _ in range(2):
+        assert main(words) == 0
+        found.append(read_json(tmp_path / "out" / "run.json")["results"])
+    first, again = found
+    assert first["judge_replies"] == first["judge_paid_replies"] == 8  # nothing can be read
+    assert first["judge_input_tokens"] > 8 * 40 and first["judge_output_tokens"] <= 24
+    assert first["judge_untold"] == first["judge_dollars"] == 0
+    assert again["judge_replies"] == again["judge_input_tokens"] == 0  # kept in replies.jsonl
+    assert again["judge_paid_input_tokens"] == first["judge_input_tokens"]
+    assert f"The judge replied 8 times ({first['judge_input_tokens']:,} tokens read" in (
+        capsys.readouterr().out
+    )
 
 
 def test_replies_to_the_same_question_show_how_much_the_judge_varies(

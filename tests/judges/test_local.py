@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -17,8 +18,9 @@ from veridical.judges.criterion import parse_criterion, read_criterion
 from veridical.judges.judging import Case
 from veridical.judges.local import local_asker, logprob_looker, verdict_group
 from veridical.judges.orders import compare_pairs
-from veridical.judges.prompted import Questioning, choosing_looker
+from veridical.judges.prompted import JudgeQuestion, Questioning, choosing_looker
 from veridical.models import processing
+from veridical.models.lengths import measured
 from veridical.models.policy import Policy
 from veridical.models.prompt_batches import prompt_batch
 from veridical.models.prompt_texts import render_prompt
@@ -105,6 +107,27 @@ def test_a_real_reply_is_read_or_listed(policy: Policy, pictures: list[Image.Ima
     assert (look.better, look.cost.replies) == (None, 2)
     assert "2 replies could not be read" in look.problem
     assert render_prompt(policy, case.prompt.messages)
+
+
+def test_what_a_local_judge_reads_is_counted(policy: Policy, pictures: list[Image.Image]) -> None:
+    """As the processor makes the questions, pictures included, alone and in a batch."""
+    decoding = Decoding(max_new_tokens=3)
+    cases = cases_of(pictures)[:2]
+    words = ["Which?", "Which of the two responses is better, and why is it so?"]
+    prompts = [
+        replace(case.prompt, messages=[user_message(said)])
+        for case, said in zip(cases, words, strict=True)
+    ]
+    replies = local_asker(policy, decoding, 0.7)([JudgeQuestion(prompt) for prompt in prompts])
+    for prompt, reply in zip(prompts, replies, strict=True):
+        text = render_prompt(policy, prompt.messages)
+        assert reply.cost.input_tokens == measured(policy, (tuple(prompt.images), text))
+        assert reply.cost.output_tokens == len(reply.response.token_ids)
+    looks = logprob_looker(policy, Questioning(NAMED), 2)(cases)
+    for case, look in zip(cases, looks, strict=True):
+        group = verdict_group(policy, case, Questioning(NAMED))
+        question = measured(policy, (tuple(case.prompt.images), group.prompt_of(0)))
+        assert look.cost.input_tokens == question
 
 
 def test_a_case_whose_picture_the_processor_refuses_is_a_problem_of_its_own(

@@ -15,6 +15,7 @@ from veridical.data.records import assistant_message, read_records, user_message
 from veridical.judges.judging import Case
 from veridical.judges.reward import reward_judge
 from veridical.models import processing
+from veridical.models.lengths import measured
 from veridical.models.load import load_policy
 from veridical.models.policy import Policy
 from veridical.models.reward_model import (
@@ -56,7 +57,9 @@ def test_verdicts_are_rewards(reward_model: RewardModel, pictures: list[Image.Im
         )  # fmt: skip
         slow = score_groups(reward_model, [group], 1, False)[0]
         assert [rating["reward"] for rating in verdict.ratings] == pytest.approx(slow, abs=1e-10)
-        assert verdict.cost.input_tokens == sum(map(len, group.response_ids))
+        prompt = measured(reward_model.policy, (tuple(given.prompt.images), group.prompt_of(0)))
+        read = prompt + sum(map(len, group.response_ids))
+        assert (verdict.cost.input_tokens, verdict.cost.replies) == (read, 1)
     assert broken.ratings == () and "<image>" in broken.problem
 
 

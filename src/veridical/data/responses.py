@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 StopReason = Literal["end", "sentence", "length"]
@@ -20,6 +20,8 @@ class Response:
             nats; as long as `token_ids`, or empty where nobody asked for them.
         stop_reason: `end` (end token), `sentence` (asked to stop there) or `length`.
         version: of the policy that said it: the training step whose weights it had.
+        prompt_tokens: that were read for it, images included; 0 where nobody counted. No part of
+            what was said.
     """
 
     text: str
@@ -27,3 +29,4 @@ class Response:
     logps: tuple[float, ...] = ()
     stop_reason: StopReason = "end"
     version: int = 0
+    prompt_tokens: int = field(default=0, compare=False)

@@ -12,6 +12,14 @@ from typing import Literal, TypeAlias
 import numpy as np
 
 from veridical.data.text.thoughts import answer_of
+from veridical.eval.alpaca_lengths import (
+    NAME,
+    STATISTIC,
+    GamedBaselines,
+    printed_at_equal_lengths,
+    read_gamed,
+    with_equal_lengths,
+)
 from veridical.eval.answers import read_answer_rows, read_json_rows
 from veridical.eval.asks import Asks, GivenAnswers, Questions, Remarks, Row
 from veridical.eval.benchmark import Benchmark, Rows
@@ -61,8 +69,8 @@ class AlpacaEvalOptions:
             none. They are scored as they are.
         rule: of `preferences`: `official` leaves out rows without a preference; `corrected` counts
             them as `unread` too, which is all that differs.
-        length_controlled: also the length-controlled win rate of AlpacaEval 2. Refused: it needs
-            df_gamed.csv, which is not published with the annotations.
+        length_controlled: df_gamed.csv as published, for the length-controlled win rate of
+            AlpacaEval 2 as well; not computed if not set.
         judge_prompt: a text file with {question}, {first} and {second} in it, what the judge is
             asked; our own words if not set. Its replies must end with "Better: 1" or "Better: 2".
     """
@@ -70,7 +78,7 @@ class AlpacaEvalOptions:
     files: Path | None = None
     preferences: Path | None = None
     rule: Rule = "corrected"
-    length_controlled: bool = False
+    length_controlled: Path | None = None
     judge_prompt: Path | None = None
 
     @cached_property
@@ -78,6 +86,12 @@ class AlpacaEvalOptions:
         """The instructions with the baseline's answers."""
         assert self.files is not None
         return read_baseline(self.files)
+
+    @cached_property
+    def gamed(self) -> GamedBaselines:
+        """What lengths are controlled with."""
+        assert self.length_controlled is not None
+        return read_gamed(self.length_controlled)
 
     @cached_property
     def words(self) -> str:
@@ -126,10 +140,12 @@ def read_preferences(path: Path) -> list[JsonObject]:
         lengths = [own.get(f"length_{n}", len(text)) for n, text in enumerate(texts, start=1)]
         if not all(isinstance(length, int) for length in lengths):
             raise UserError(f"{path}, row {number + 1}: lengths must be whole numbers.")
+        names = {name: own.get(f"generator_{n}") for name, n in (("baseline", 1), ("generator", 2))}
         found.append(
             {"question_id": id, "image_id": id, "question": str(own.get("instruction", "")),
              "expected": "", "answer": texts[1], "preference": value, "length": lengths[1],
-             "baseline_length": lengths[0]}
+             "baseline_length": lengths[0],
+             **{name: text for name, text in names.items() if isinstance(text, str)}}
         )  # fmt: skip
     if not found:
         raise UserError(f"{path} has no preferences.")
@@ -140,14 +156,10 @@ def check_options(options: AlpacaEvalOptions, evaluation: Evaluation) -> None:
     """Read the files before anything is asked.
 
     Raises:
-        UserError: one is missing or is not what it must be, or lengths are to be controlled.
+        UserError: one is missing or is not what it must be.
     """
-    if options.length_controlled:
-        raise UserError(
-            "--length-controlled needs df_gamed.csv and the difficulty of each instruction, from "
-            "which AlpacaEval 2 fits its regression; neither is at hand. Leave it out, and read "
-            "win_rate beside the lengths."
-        )
+    if options.length_controlled is not None:
+        _ = options.gamed
     if (options.files is None) == (options.preferences is None):
         raise UserError("Give either --files, the baseline's answers, or --preferences.")
     if options.files is not None:
@@ -213,7 +225,7 @@ def judge_rows(
         value = 1 + sum(worth) / len(worth) if worth else None
         lengths = {"length": len(row["answer"]), "baseline_length": len(row["expected"])}
         judged.append({**row, "rule": options.rule, "preference": value, **lengths})
-    return judged
+    return with_equal_lengths(judged, options.gamed) if options.length_controlled else judged
 
 
 def _preferences(row: Row) -> list[float]:
@@ -237,6 +249,14 @@ def remark(
         if error
         else []
     )
+    controlled = printed_at_equal_lengths(judged)
+    about |= controlled
+    if controlled:
+        value, error = controlled.values()
+        lines.append(
+            f"At equal lengths, as AlpacaEval prints it: {value:.2f} +- {error:.2f}. Its error "
+            f"takes the regression as known; the interval of {NAME} does not."
+        )
     replies = [_preferences(row) for row in judged if "judged" in row]
     return with_judge_variance(Remarks(about, lines=lines), replies)
 
@@ -289,6 +309,9 @@ BENCHMARK = Benchmark(
             MetricDescription(
                 "discrete_win_rate", "Answers that win", f"{TITLE}, each whole", better="higher"
             ),
+            MetricDescription(
+                NAME, "Preferred to the baseline at equal lengths", TITLE, better="higher"
+            ),
             MetricDescription("length", "Length of an answer, in characters", TITLE, unit="number"),
             MetricDescription(
                 "baseline_length", "Length of a baseline's answer", TITLE, unit="number"
@@ -308,6 +331,7 @@ BENCHMARK = Benchmark(
         Metric("baseline_length", Ratio("baseline_length", "rows"), "rows", "mean"),
         Metric("unread", Ratio("unread", "rows"), "rows"),
     ],
+    statistics=[STATISTIC],
     same=("question_id", "question", "expected", "rule"),
     facts="instructions or baselines",
     needs=("preference", "length", "baseline_length"),

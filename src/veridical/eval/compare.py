@@ -47,6 +47,7 @@ _OWN = frozenset(
         "images",
         "questions",
         "files",
+        "length_controlled",
         "replies",
         "data",
         "shard",

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 from veridical.data.prompts import Prompt
 from veridical.eval.given_replies import given_replies, refuse_unknown
 from veridical.eval.judge_repeats import number_in, repeats_of
-from veridical.eval.judge_spent import spent
+from veridical.eval.judge_spent import noting_asker, spent
 from veridical.eval.stored_answers import mend_last_line, stored_lines
 from veridical.judges.judging import Cost
 from veridical.judges.kinds import check_kind
@@ -278,10 +278,11 @@ def _open(
     evaluation: Evaluation,
     questions: Sequence[JudgeQuestion],
     run: Run,
-) -> tuple[Asker, Ledger | None]:
-    """The judge, whose replies are kept in the run's folder, and what an endpoint was paid."""
+) -> tuple[Asker, Ledger]:
+    """The judge, whose replies are kept in the run's folder, and what they cost."""
     from veridical.judges.endpoint import endpoint_settings
-    from veridical.judges.spec import JudgeSpec, open_judge
+    from veridical.judges.ledger import Ledger, Limits
+    from veridical.judges.spec import SPENT, JudgeSpec, open_judge
 
     grading, asking = evaluation.grading, evaluation.asking
     spec = JudgeSpec(
@@ -304,8 +305,12 @@ def _open(
         notice = opened.endpoint.notice(sum(len(question.prompt.images) for question in questions))
         if notice:
             print(notice, flush=True)
-    paid = opened.endpoint.ledger if opened.endpoint is not None else None
-    return keeping_asker(opened.ask, evaluation.out / REPLIES, _identity(spec, where)), paid
+    if opened.endpoint is not None:
+        ledger, ask = opened.endpoint.ledger, opened.ask
+    else:
+        ledger = Ledger(evaluation.out / SPENT, Limits())
+        ask = noting_asker(opened.ask, ledger)
+    return keeping_asker(ask, evaluation.out / REPLIES, _identity(spec, where)), ledger
 
 
 def _identity(spec: JudgeSpec, where: str) -> list[Any]:

@@ -84,14 +84,24 @@ def read_tsv(path: Path) -> list[dict[str, str]]:
     Raises:
         UserError: it is none.
     """
+    return read_separated(path, "\t")
+
+
+def read_separated(path: Path, delimiter: str) -> list[dict[str, str]]:
+    """The rows of a TSV or CSV, by the names in its first line.
+
+    Raises:
+        UserError: it is none.
+    """
+    kind = "TSV" if delimiter == "\t" else "CSV"
     csv.field_size_limit(sys.maxsize)
     text = io.StringIO(read_text(path), newline="")
     try:
-        rows = list(csv.DictReader(text, delimiter="\t", strict=True))
+        rows = list(csv.DictReader(text, delimiter=delimiter, strict=True))
     except csv.Error as error:
-        raise UserError(f"{path} is no TSV: {error}.") from error
+        raise UserError(f"{path} is no {kind}: {error}.") from error
     if any(None in row or None in row.values() for row in rows):
-        raise UserError(f"{path} is no TSV: a row has more or fewer cells than the first line.")
+        raise UserError(f"{path} is no {kind}: a row has more or fewer cells than the first line.")
     return rows
 
 

@@ -2,24 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 
 from veridical.judges.judging import Cost
 from veridical.judges.ledger import Ledger
+from veridical.judges.prompted import Asker, JudgeQuestion, JudgeReply
 from veridical.runtime.progress import counted
 
 
-def spent(cost: Cost, ledger: Ledger | None) -> tuple[dict[str, float], list[str]]:
+def noting_asker(ask: Asker, ledger: Ledger) -> Asker:
+    """A model on this machine whose replies are written down as those of an endpoint are."""
+
+    def asker(questions: Sequence[JudgeQuestion]) -> list[JudgeReply]:
+        replies = ask(questions)
+        for question, reply in zip(questions, replies, strict=True):
+            if reply.cost.replies:
+                ledger.add(question.prompt.id, reply.cost.input_tokens, reply.cost.output_tokens)
+        return replies
+
+    return asker
+
+
+def spent(cost: Cost, ledger: Ledger) -> tuple[dict[str, float], list[str]]:
     """What a judge did cost, for `run.json` and in words.
 
     Args:
         cost: of this process's replies.
-        ledger: of an endpoint: what all runs into the folder have paid; None for a model on this
-            machine, whose questions are not counted.
+        ledger: what all runs into the folder have cost.
     """
-    if ledger is None:
-        own = {"judge_output_tokens": cost.output_tokens, "judge_replies": cost.replies}
-        return {**own}, []
     paid, untold = ledger.total, ledger.untold
     found = {f"judge_{name}": value for name, value in asdict(cost).items()}
     found |= {f"judge_paid_{name}": value for name, value in asdict(paid).items()}

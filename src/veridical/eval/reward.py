@@ -26,7 +26,7 @@ from veridical.eval.judged_pairs import no_questions
 from veridical.eval.run import run_benchmark
 from veridical.models.refused_rows import leave_out_refused
 from veridical.models.rendering import Group
-from veridical.models.reward_model import RewardModel, load_reward_model, score_groups
+from veridical.models.reward_model import ReadGroup, RewardModel, load_reward_model, read_groups
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import require_file
 from veridical.runtime.options import Placement, Reading
@@ -96,6 +96,7 @@ def score_pairs(options: RewardOptions, evaluation: Evaluation) -> GivenAnswers:
     placement, reading = options.placement, options.reading
     reward_model = load_reward_model(options.model, placement.dtype, placement.device)
     rows: list[Row] = []
+    tokens = 0
     skipped: list[SkippedRow] = []
     for name, path in _names(options.data).items():
         records = read_records(path, "preference", reading.images_root, reading.max_bad_fraction)
@@ -108,10 +109,13 @@ def score_pairs(options: RewardOptions, evaluation: Evaluation) -> GivenAnswers:
         scored = {place: found.kept[place] for place in rewards}
         about = about_pairs(records, scored, name, options.by or [BY], options.cluster)
         rows += [
-            {**row, **_judged(*both)} for row, both in zip(about, rewards.values(), strict=True)
+            {**row, **_judged(*read.rewards)}
+            for row, read in zip(about, rewards.values(), strict=True)
         ]
+        tokens += sum(read.tokens for read in rewards.values())
     merges = {"model": reward_model.policy.merges}
-    return GivenAnswers(rows, skipped, {"pairs": len(rows)}, merges)
+    counts = {"pairs": len(rows), "judge_input_tokens": tokens, "judge_replies": len(rows)}
+    return GivenAnswers(rows, skipped, counts, merges)
 
 
 def as_scored(options: RewardOptions, evaluation: Evaluation, rows: Sequence[Row]) -> Sequence[Row]:
@@ -183,18 +187,18 @@ def _names(data: Sequence[Path]) -> dict[str, Path]:
 
 def _rewards(
     reward_model: RewardModel, found: RenderedPairs, batch_size: int, share_prefix: bool
-) -> tuple[dict[int, list[float]], list[SkippedRow]]:
+) -> tuple[dict[int, ReadGroup], list[SkippedRow]]:
     """Rewards of the pairs that the processor takes, by place; and all pairs without any."""
     shares = Sharing(False, "--share-prefix false")
 
     def decide(chosen: Sequence[Group]) -> Sharing:
         return sharing(reward_model.policy, chosen) if chosen and share_prefix else shares
 
-    def score(chosen: Sequence[Group]) -> list[list[float]]:
-        return score_groups(reward_model, chosen, batch_size, shares.allowed)
+    def score(chosen: Sequence[Group]) -> list[ReadGroup]:
+        return read_groups(reward_model, chosen, batch_size, shares.allowed)
 
     shares, refused = _without_refused(found.kept, decide)
-    rewards: dict[int, list[float]] = {}
+    rewards: dict[int, ReadGroup] = {}
     places = [n for n in found.kept if n not in refused]
     for start in track(range(0, len(places), CHUNK), f"rewards, {CHUNK} pairs a step"):
         chunk = {n: found.kept[n] for n in places[start : start + CHUNK]}

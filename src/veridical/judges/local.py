@@ -58,7 +58,7 @@ def local_asker(policy: Policy, decoding: Decoding, retry_temperature: float) ->
                 replies.append(JudgeReply(problem=refused[index]))
                 continue
             said = next(responses)
-            cost = Cost(output_tokens=len(said.token_ids), replies=1)
+            cost = Cost(said.prompt_tokens, len(said.token_ids), replies=1)
             replies.append(JudgeReply(dataclasses.replace(said, text=said.text.strip()), cost))
         return replies
 
@@ -88,13 +88,13 @@ def logprob_looker(policy: Policy, asking: Questioning, batch_size: int) -> Pair
                 looks[index] = PairwiseVerdict(problem=str(problem))
         for start in range(0, len(groups), batch_size):
             chunk = groups[start : start + batch_size]
-            margins, refused = _verdict_margins(policy, [group for _, group in chunk])
+            read, refused = _verdict_margins(policy, [group for _, group in chunk])
             for place, reason in refused.items():
                 looks[chunk[place][0]] = PairwiseVerdict(problem=reason)
             seen = [index for place, (index, _) in enumerate(chunk) if place not in refused]
-            for index, margin in zip(seen, margins, strict=True):
+            for index, (margin, tokens) in zip(seen, read, strict=True):
                 better = None if margin == 0 else int(margin < 0)
-                looks[index] = PairwiseVerdict(better, margin, cost=Cost(replies=1))
+                looks[index] = PairwiseVerdict(better, margin, cost=Cost(tokens, replies=1))
         return looks
 
     return look
@@ -124,10 +124,15 @@ def verdict_group(policy: Policy, case: Case, asking: Questioning) -> Group:
     )
 
 
-def _verdict_margins(policy: Policy, groups: Sequence[Group]) -> tuple[list[float], dict[int, str]]:
-    """Margins of the groups that the processor takes, and why it refuses others, by place."""
+def _verdict_margins(
+    policy: Policy, groups: Sequence[Group]
+) -> tuple[list[tuple[float, int]], dict[int, str]]:
+    """Of the groups that the processor takes, margins and the tokens of their questions.
 
-    def margins(left: list[int]) -> list[float]:
+    And why it refuses others, by place.
+    """
+
+    def margins(left: list[int]) -> list[tuple[float, int]]:
         if not left:
             return []
         with torch.inference_mode():
@@ -135,7 +140,7 @@ def _verdict_margins(policy: Policy, groups: Sequence[Group]) -> tuple[list[floa
             sums = response_logps(policy.model, batch).sums.cpu().double()
         require_finite(policy, sums, "log-probabilities of the verdicts")
         found: list[float] = (sums[:, 0] - sums[:, 1]).tolist()
-        return found
+        return list(zip(found, batch.prompt_tokens[:, 0].tolist(), strict=True))
 
     return leave_out_refused([group.id for group in groups], margins)
 

@@ -9,7 +9,13 @@ from veridical.data.messages import assistant_message
 from veridical.judges.judging import Case, Cost, Judge, Verdict
 from veridical.models.refused_rows import leave_out_refused
 from veridical.models.rendering import Group, RefusedRowError
-from veridical.models.reward_model import RewardModel, judged_group, own_adapter, score_groups
+from veridical.models.reward_model import (
+    ReadGroup,
+    RewardModel,
+    judged_group,
+    own_adapter,
+    read_groups,
+)
 
 REWARD = "reward"
 """The aspect that holds a reward model's number; its unit is a log-odds."""
@@ -27,13 +33,13 @@ def reward_judge(reward_model: RewardModel, batch_size: int = 8) -> Judge:
     """
     shares: list[Sharing] = []
 
-    def score(groups: Sequence[Group]) -> list[list[float]]:
+    def score(groups: Sequence[Group]) -> list[ReadGroup]:
         several = [group for group in groups if len(group.response_ids) > 1]
         if several and not shares:
             with own_adapter(reward_model):
                 shares.append(sharing(reward_model.policy, several))
         share = bool(several) and shares[0].allowed
-        return score_groups(reward_model, groups, batch_size, share)
+        return read_groups(reward_model, groups, batch_size, share)
 
     def judge(cases: Sequence[Case]) -> list[Verdict]:
         rendered = [_render(reward_model, case) for case in cases]
@@ -46,7 +52,7 @@ def reward_judge(reward_model: RewardModel, batch_size: int = 8) -> Judge:
             rendered[places[number]] = reason
         scores = iter(scored)
         return [
-            _verdict(one, next(scores)) if isinstance(one, Group) else Verdict(problem=one)
+            _verdict(next(scores)) if isinstance(one, Group) else Verdict(problem=one)
             for one in rendered
         ]
 
@@ -69,6 +75,6 @@ def _render(reward_model: RewardModel, case: Case) -> Group | str:
         return str(refused)
 
 
-def _verdict(group: Group, rewards: Sequence[float]) -> Verdict:
-    tokens = sum(map(len, group.response_ids))
-    return Verdict(tuple({REWARD: reward} for reward in rewards), cost=Cost(input_tokens=tokens))
+def _verdict(read: ReadGroup) -> Verdict:
+    ratings = tuple({REWARD: reward} for reward in read.rewards)
+    return Verdict(ratings, cost=Cost(input_tokens=read.tokens, replies=1))

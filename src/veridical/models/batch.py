@@ -80,6 +80,13 @@ class Batch:
         return flat.view(self.groups, self.responses)
 
     @property
+    def prompt_tokens(self) -> Tensor:
+        """Tokens before each response's first that counts, images included. Shape: (groups, k)."""
+        counts = self.owners.new_zeros(self.groups * self.responses)
+        first = counts.scatter_reduce(0, self.owners, self.sources + 1, "amin", include_self=False)
+        return first.view(self.groups, self.responses)
+
+    @property
     def lengths(self) -> Tensor:
         """What a mean over a response's tokens divides by: the sum of their weights.
 

@@ -160,7 +160,19 @@ def _last_states(model: PreTrainedModel, batch: Batch) -> Tensor:
     return hidden_states(model, batch)[batch.ends[:, 0], batch.ends[:, 1]]
 
 
-@torch.no_grad()
+@dataclass(frozen=True)
+class ReadGroup:
+    """What a reward model says of one group.
+
+    Attributes:
+        rewards: of its responses, in order.
+        tokens: that were read, images included; what its responses share counts once.
+    """
+
+    rewards: list[float]
+    tokens: int
+
+
 def score_groups(
     reward_model: RewardModel,
     groups: Sequence[Group],
@@ -177,15 +189,37 @@ def score_groups(
         batch_size: groups at once.
         share_prefix: the layout, see `checks.prefix_sharing`.
     """
+    read = read_groups(reward_model, groups, batch_size, share_prefix)
+    return [one.rewards for one in read]
+
+
+@torch.no_grad()
+def read_groups(
+    reward_model: RewardModel,
+    groups: Sequence[Group],
+    batch_size: int,
+    share_prefix: bool,
+) -> list[ReadGroup]:
+    """The same, with the tokens that were read."""
     policy = reward_model.policy
-    rewards: list[list[float]] = []
+    found: list[ReadGroup] = []
     with own_adapter(reward_model):
         for chunk in _chunks_of_like_size(groups, batch_size):
             batch = collate(policy, chunk, share_prefix)
             values = response_rewards(policy.model, reward_model.head, batch)
             require_finite(policy, values, "rewards")
-            rewards += values.tolist()
-    return rewards
+            prompts = batch.prompt_tokens.tolist()
+            found += [
+                ReadGroup(rewards, _tokens_read(group, own))
+                for group, rewards, own in zip(chunk, values.tolist(), prompts, strict=True)
+            ]
+    return found
+
+
+def _tokens_read(group: Group, prompts: Sequence[int]) -> int:
+    """A prompt counts once; one with images of its own counts by itself."""
+    seen = {(id(group.images_of(n)), group.prompt_of(n)): own for n, own in enumerate(prompts)}
+    return sum(seen.values()) + sum(map(len, group.response_ids))
 
 
 def _chunks_of_like_size(groups: Sequence[Group], size: int) -> Iterator[list[Group]]:

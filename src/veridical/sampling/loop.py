@@ -189,13 +189,17 @@ def _prompt(numbered: tuple[int, Draw]) -> int:
 class _Unfinished:
     """A response so far."""
 
+    prompt_tokens: int
     token_ids: list[int] = field(default_factory=list)
     logps: list[float] = field(default_factory=list)
     stop_reason: StopReason = "length"
 
     def response(self) -> Response:
         """Once it has ended."""
-        return Response("", tuple(self.token_ids), tuple(self.logps), self.stop_reason)
+        return Response(
+            "", tuple(self.token_ids), tuple(self.logps), self.stop_reason,
+            prompt_tokens=self.prompt_tokens,
+        )  # fmt: skip
 
 
 class _Table:
@@ -216,7 +220,7 @@ class _Table:
         self.rows.select([place[draw.prompt] for _, draw in taken])
         self.numbers = [number for number, _ in taken]
         self.sentences = [draw.sentence for _, draw in taken]
-        self.said = [_Unfinished() for _ in taken]
+        self.said = [_Unfinished(length) for length in self.rows.lengths]
         device, limit = policy.device, decoding.max_new_tokens
         keys = [draw.key for _, draw in taken]
         self.noise = token_noise(decoding.seed, keys, limit, device)
