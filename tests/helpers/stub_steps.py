@@ -70,7 +70,7 @@ def runner(
     workers: int = 1,
     executor: Executor | None = None,
     retries: int = 0,
-    shards: int = 1,
+    shards: int | None = 1,
     forget: bool = False,
 ) -> Runner:
     """A runner of stub steps."""

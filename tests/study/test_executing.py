@@ -206,6 +206,28 @@ def test_shards_that_leave_no_result_are_followed_by_one_process(
     assert read_json(tmp_path / "a" / "run.json")["status"] == "finished"
 
 
+def test_a_step_is_shared_out_to_workers_that_have_nothing_else_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Alone it gets all of them, beside another step its share; each GPU is one process's."""
+    monkeypatch.setattr("veridical.study.step_jobs.makes_shards", lambda _: True)
+    alone = Plan(tmp_path, (step("a", tmp_path),))
+    own = runner(alone, tmp_path, workers=3, shards=None)
+    own.run(alone.steps)
+    words = (tmp_path / "a.calls").read_text().splitlines()
+    assert [sum(f'"{n}/3"' in line for line in words) for n in (1, 2, 3)] == [1, 1, 1]
+    state = own.ledger["a"]
+    assert state["status"] == "finished"
+
+    both = (step("b", tmp_path), step("c", tmp_path))
+    beside = runner(Plan(tmp_path, both), tmp_path, workers=4, shards=None)
+    started = [len(beside._shared_out(both[0], (), 2)), len(beside._shared_out(both[1], (), 1))]
+    assert started == [2, 4]
+    beside.executor = Here(4, gpus=("0", "1", "2"))
+    beside.how = dataclasses.replace(beside.how, gpus=1)
+    assert len(beside._shared_out(both[0], (), 1)) == 3
+
+
 def test_processes_of_a_launcher_that_leave_no_result_are_followed_by_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -272,10 +272,13 @@ def test_builds_are_shared_out_where_their_command_can(
     runner = Runner(
         plan, Keys(plan, {"pairs": (), "rated": (), "best": ()}), Executing(place, shards=3)
     )
-    assert [job.call[-2:] for job in runner._jobs(build, shards_of(runner.how, build))] == [
+    assert [job.call[-2:] for job in runner._jobs(build, shards_of(runner.how, build, 1, 1))] == [
         ("--shard", "1/3"), ("--shard", "2/3"), ("--shard", "3/3"),
     ]  # fmt: skip
-    assert (shards_of(runner.how, rated), shards_of(runner.how, best)) == (3, 1)
+    assert [shards_of(runner.how, step, 1, 1) for step in (rated, best)] == [3, 1]
+    idle = Executing(place, workers=8, shards=None)
+    assert [shards_of(idle, build, 8, ready) for ready in (1, 3, 8, 9)] == [8, 2, 1, 1]
+    assert [shards_of(idle, build, 0, 1), shards_of(idle, best, 8, 1)] == [1, 1]
 
 
 def test_a_study_that_another_machine_may_run_is_left_alone(

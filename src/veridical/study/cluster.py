@@ -135,6 +135,10 @@ class Ray:
         """See `Executor`: the queue is Ray's."""
         return bool(jobs)
 
+    def fits(self, jobs: Sequence[Job]) -> bool:
+        """See `Executor`: as far as this process knows."""
+        return bool(jobs)
+
     def start(self, jobs: Sequence[Job], note: Note) -> None:
         """See `Executor`."""
         note([None] * len(jobs))  # Ray ends them with this process, noted or not

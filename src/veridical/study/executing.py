@@ -113,6 +113,9 @@ class Executor(Protocol):
     def room(self, jobs: Sequence[Job]) -> bool:
         """Whether these jobs can be started now, beside what runs."""
 
+    def fits(self, jobs: Sequence[Job]) -> bool:
+        """Whether these jobs would all have a place of their own, beside what runs."""
+
     def start(self, jobs: Sequence[Job], note: Note) -> None:
         """Start jobs; those that are given together may become one array.
 
@@ -160,10 +163,13 @@ class Here:
 
     def room(self, jobs: Sequence[Job]) -> bool:
         """See `Executor`. A step of more shards than slots starts when nothing else runs."""
-        free = self.slots - len(self._running)
-        gpus = len(self._free_gpus()) >= sum(min(job.gpus, len(self.gpus)) for job in jobs)
         one_alone = not self._running and len({job.step for job in jobs}) == 1
-        return (len(jobs) <= free and gpus) or one_alone
+        return self.fits(jobs) or one_alone
+
+    def fits(self, jobs: Sequence[Job]) -> bool:
+        """See `Executor`."""
+        gpus = len(self._free_gpus()) >= sum(min(job.gpus, len(self.gpus)) for job in jobs)
+        return len(jobs) <= self.slots - len(self._running) and gpus
 
     def start(self, jobs: Sequence[Job], note: Note) -> None:
         """See `Executor`."""

@@ -51,9 +51,9 @@ class Queue:
                 del self._open[step.name]
                 self.put(step)
 
-    def __bool__(self) -> bool:
-        """Whether a step is ready."""
-        return bool(self._ready)
+    def __len__(self) -> int:
+        """How many steps are ready."""
+        return len(self._ready)
 
     def weigh(self, seconds: Callable[[Step], float]) -> None:
         """Order by chains of these lengths from now on; steps with equal ones stay in order."""

@@ -157,8 +157,7 @@ class Runner:
             except UserError as error:
                 self._not_started(step, error)
                 continue
-            count = 1 if step.name in self._whole else shards_of(self.how, step)
-            jobs = self._jobs(step, count)
+            jobs = self._shared_out(step, chosen, len(queue) + 1)
             if not self.executor.room([*chosen, *jobs]):
                 kept.append(step)
                 break
@@ -229,6 +228,19 @@ class Runner:
         self._running[step.name] = Started(step, state["key"], jobs, starts, gone, adopted=True)
         return True
 
+    def _shared_out(self, step: Step, chosen: Sequence[Job], ready: int) -> list[Job]:
+        """The processes of a step that starts beside `chosen`, while `ready` steps could start."""
+        if step.name in self._whole:
+            return self._jobs(step, 1)
+        running = sum(len(one.jobs) - len(one.ended) for one in self._running.values())
+        idle = self.how.workers - running - len(chosen)
+        jobs = self._jobs(step, shards_of(self.how, step, idle, ready))
+        while (
+            self.how.shards is None and len(jobs) > 1 and not self.executor.fits([*chosen, *jobs])
+        ):
+            jobs = self._jobs(step, len(jobs) - 1)  # as where there are fewer GPUs than workers
+        return jobs
+
     def _jobs(self, step: Step, count: int) -> list[Job]:
         """The processes of a step, of which each makes one of `count` shards."""
         return jobs_of(self.how, self.plan, step, count, step.name in self._whole)
@@ -284,15 +296,18 @@ class Runner:
                 queue.again(step)
                 return
             failed = f"it ended without an error, and {self._place(step)} holds no finished run"
-        self._note_end(step, failed)
+        self._note_end(step, failed, started.ended)
         if not failed:
             queue.done(step)
             if (kind := (kind_of(step.name), step.command)) not in self._measured:
                 self._measured.add(kind)
                 self._weigh(queue)
 
-    def _note_end(self, step: Step, failed: str) -> None:
-        """Note how a step ended; `failed` is why it failed, "" if it did not."""
+    def _note_end(self, step: Step, failed: str, ended: Sequence[Ended] = ()) -> None:
+        """Note how a step ended; `failed` is why it failed, "" if it did not.
+
+        The seconds of processes that shared a step out are added up: they are what it costs.
+        """
         if failed:
             self.failed[step.name] = failed
         else:
@@ -301,6 +316,8 @@ class Runner:
         seconds = None if began is None else self.executor.clock() - began
         if seconds is not None:
             taken = f" after {seconds:.0f} s" if failed else f" in {seconds:.0f} s"
+            if len(ended) > 1:
+                seconds = sum(one.seconds for one in ended)
         self._note(step, "failed" if failed else "finished", seconds, failed)
         self._say(f"{step.name}: {'failed' if failed else 'done'}{taken}")
 

@@ -120,6 +120,10 @@ class Slurm:
         """See `Executor`: the queue is Slurm's."""
         return bool(jobs)
 
+    def fits(self, jobs: Sequence[Job]) -> bool:
+        """See `Executor`: as far as this process knows."""
+        return bool(jobs)
+
     def start(self, jobs: Sequence[Job], note: Note) -> None:
         """See `Executor`.
 

@@ -23,7 +23,8 @@ class Executing:
         workers: steps at once on this machine, where no `executor` is given.
         launcher: words before `-m veridical ...` of commands that several processes may share.
         executor: where steps run; on this machine if not set.
-        shards: processes that a build or an evaluation is shared out to, where its command can.
+        shards: processes that a build or an evaluation is shared out to, where its command can; as
+            many as there are workers with nothing else to do if not set.
         retries: how often a step is started again whose process was killed.
         gpus: that a step needs which trains, builds or evaluates.
         forget: what an earlier command started elsewhere runs no longer.
@@ -33,7 +34,7 @@ class Executing:
     workers: int = 1
     launcher: tuple[str, ...] = ()
     executor: Executor | None = None
-    shards: int = 1
+    shards: int | None = 1
     retries: int = 0
     gpus: int = 0
     forget: bool = False
@@ -97,9 +98,18 @@ def has_launcher(how: Executing, step: Step) -> bool:
     return bool(how.launcher) and runs_on_several(step)
 
 
-def shards_of(how: Executing, step: Step) -> int:
-    """How many processes share a step out."""
-    return how.shards if how.shards > 1 and makes_shards(step) else 1
+def shards_of(how: Executing, step: Step, idle: int, ready: int) -> int:
+    """How many processes share a step out.
+
+    Args:
+        how: steps are run.
+        step: which.
+        idle: workers that have nothing to do.
+        ready: steps that could start now, this one included.
+    """
+    if not makes_shards(step):
+        return 1
+    return max(1, idle // ready) if how.shards is None else how.shards
 
 
 def _environment(workers: int) -> dict[str, str]:

@@ -83,7 +83,7 @@ def study_run(
     study: str,
     out: Path | None = None,
     workers: int = 1,
-    shards: Annotated[int, COUNT] = 1,
+    shards: Annotated[int | None, COUNT] = None,
     retries: Annotated[int, Range(0)] = 1,
     cluster: Cluster = Cluster(),
     accept_code: bool = False,
@@ -100,7 +100,8 @@ def study_run(
         out: folder for the study: `plan.yaml`, `steps.json`, `logs/`, `steps/`, `tuning.json`,
             `study.json`, `report.html`. `runs/` and the file's name if not set.
         workers: steps at once.
-        shards: processes that each build or evaluation is shared out to, where its command can.
+        shards: processes that each build or evaluation is shared out to, where its command can; as
+            many as there are workers with nothing else to do if not set.
         retries: how often a step is started again whose process was killed.
         cluster: where steps run.
         accept_code: keep steps that were made by other code than today's.
@@ -126,7 +127,7 @@ def study_run(
     laid = lay_out(found, folder, accept_code)
     check_steps(laid.plan, one_of_each(laid.plan))
     with start_run(folder, "study run", options, inputs) as run:
-        executor = make_executor(cluster, workers, folder, shards)
+        executor = make_executor(cluster, workers, folder, shards or 1)
         how = Executing(folder, workers, (), executor, shards, retries, cluster.gpus, forget)
         failures = []
         if not laid.known:
