@@ -56,6 +56,10 @@ class Simulated:
         """Whether so many workers are free."""
         return len(self._running) + len(jobs) <= self.workers
 
+    def fits(self, jobs: Sequence[Job]) -> bool:
+        """See `Executor`."""
+        return self.room(jobs)
+
     def start(self, jobs: Sequence[Job], note: Note) -> None:
         """Put the jobs' ends on the calendar."""
         note([None] * len(jobs))
