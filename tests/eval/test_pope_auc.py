@@ -22,6 +22,7 @@ from veridical.models.load import load_policy
 from veridical.models.prompt_texts import render_prompt
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_jsonl, write_json
+from veridical.runtime.options import Placement
 
 
 def rows(*triples: tuple[str, str, float]) -> list[dict[str, Any]]:
@@ -128,7 +129,9 @@ def test_margins_are_the_models_own(tmp_path: Path) -> None:
     Image.new("RGB", (96, 96), "green").save(tmp_path / "a.png")
     image = tmp_path / "a.png"
     query = image_question("a", image, "Is there a car in the image?")
-    (found,) = yes_margins([query], AnswerSettings(AskedModel("embedded", "float64")))
+    (found,) = yes_margins(
+        [query], AnswerSettings(AskedModel("embedded", Placement(dtype="float64")))
+    )
     policy = load_policy("embedded", "float64")
     text = render_prompt(policy, query.messages)
     processor = policy.processor

@@ -157,11 +157,11 @@ def test_probe_admits_llava(policy: Policy, groups: list[Group]) -> None:
     assert sharing(policy, groups).allowed
 
 
-def test_probe_refuses_another_attention(policy: Policy, groups: list[Group]) -> None:
-    policy.model.set_attn_implementation("eager")
+def test_probe_refuses_an_attention_without_masks(policy: Policy, groups: list[Group]) -> None:
+    policy.core.config.get_text_config()._attn_implementation_internal = "flash_attention_2"
     verdict = sharing(policy, groups)
     assert not verdict.allowed
-    assert "sdpa" in verdict.reason
+    assert "--attention sdpa" in verdict.reason
 
 
 def test_probe_refuses_windows(policy: Policy, groups: list[Group]) -> None:

@@ -46,8 +46,7 @@ class AskedJudge:
         Raises:
             UserError: neither can be had.
         """
-        how = self.loading
-        opened = open_judge(self.spec, self.settings, out, self.batch_size, how.dtype, how.device)
+        opened = open_judge(self.spec, self.settings, out, self.batch_size, self.loading)
         if opened.endpoint is not None:
             notice = opened.endpoint.notice(sum(len(one.case.prompt.images) for one in samples))
             if notice:

@@ -24,7 +24,7 @@ from veridical.data.images import row_images
 from veridical.data.prompts import Prompt
 from veridical.data.reading import read
 from veridical.data.records import count_images, text_of
-from veridical.models.load import load_policy
+from veridical.models.load import load_placed
 from veridical.models.model_argument import Model, name_of
 from veridical.models.vision_cache import VisionCache
 from veridical.runtime.cache import Cache
@@ -86,7 +86,7 @@ def build_bdhs(
     }  # fmt: skip
     inputs, folders = {"data": data}, model_folders(name_of(model), how.measure.model)
     with start_run(out, "build bdhs", options, inputs, any_process=True, models=folders) as run:
-        policy = load_policy(model, loading.dtype, loading.device, template=loading.template)
+        policy = load_placed(model, loading, loading.template)
         records = read(data, "conversation", reading)
         sources = read_sources(records.rows)
         cache = caching.open()

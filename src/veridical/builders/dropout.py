@@ -23,7 +23,7 @@ from veridical.data.prompts import Prompt
 from veridical.data.reading import read
 from veridical.data.responses import Response
 from veridical.data.text.units import cut_units, same_words
-from veridical.models.load import load_policy
+from veridical.models.load import load_placed
 from veridical.models.model_argument import Model, name_of
 from veridical.models.policy import Policy
 from veridical.models.prompt_texts import render_prompt
@@ -111,7 +111,7 @@ def build_dropout(
     with start_run(out, "build dropout", options, inputs, any_process=True, models=folders) as run:
         records = read(data, kind, reading)
         answers = read_answers(records.rows, kind)
-        policy = load_policy(model, loading.dtype, loading.device, template=loading.template)
+        policy = load_placed(model, loading, loading.template)
         settings = dataclasses.asdict(decoding)
         del settings["batch_size"]  # decides nothing
         settings |= {"kept": kept, "attempts": attempts}

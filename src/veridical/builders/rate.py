@@ -89,7 +89,9 @@ def build_rate(
             said = [text for item in items for text in item.case.responses]
             words = verbosity_words or length_points(said)
             opened = exact_judge(listed, known, words)
-        parts = Parts(out, {**identity, "words": words, "dtype": placement.dtype}, Marks)
+        asked = placement.attention
+        how = {"dtype": placement.dtype} | ({} if asked == "auto" else {"attention": asked})
+        parts = Parts(out, {**identity, "words": words, **how}, Marks)
         marks = parts.work_through_shard(
             items, lambda chunk: _judge(opened, chunk), "ratings", part
         )
@@ -129,7 +131,7 @@ def _reward_judge(
     run: Run, folder: Path, batch_size: int, placement: Placement
 ) -> tuple[Judge, str]:
     """The reward model as a judge, and its fingerprint."""
-    model = load_reward_model(folder, placement.dtype, placement.device)
+    model = load_reward_model(folder, placement.dtype, placement.device, placement.attention)
     found = fingerprint(str(folder))
     run.note_model("judge", str(folder), found, model.policy.merges)
     return reward_judge(model, batch_size), found.key

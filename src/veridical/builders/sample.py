@@ -23,7 +23,7 @@ from veridical.builders._samples import (
 from veridical.data.prompts import Prompt
 from veridical.data.reading import read
 from veridical.data.steering import parse_steer
-from veridical.models.load import load_policy
+from veridical.models.load import load_placed
 from veridical.models.model_argument import Model, name_of
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import require_file
@@ -121,7 +121,7 @@ def _here(
     run: Run, model: Model, settings: SampleSettings, loading: Loading
 ) -> tuple[Answering, dict[str, str]]:
     """What answers on this machine, and what of it decides the responses."""
-    policy = load_policy(model, loading.dtype, loading.device, template=loading.template)
+    policy = load_placed(model, loading, loading.template)
 
     def answer(chunk: Sequence[Prompt]) -> list[Sampled]:
         return sample_responses(policy, chunk, settings)

@@ -15,9 +15,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.attention.flex_attention import BlockMask
 
 from veridical.data.images import ImageLike
 from veridical.models.batch import Batch
+from veridical.models.block_masks import opened
 from veridical.models.policy import Policy
 from veridical.models.precision import dtype_name
 from veridical.models.rendering import Group, open_images
@@ -90,15 +92,17 @@ def shifted_at_the_end(batch: Batch) -> Batch:
 def leaking(batch: Batch) -> Batch:
     """The batch with responses that see each other."""
     mask = batch.inputs["attention_mask"]
-    opened = (
+    leaky = (
         {kind: _causal(one) for kind, one in mask.items()}
         if isinstance(mask, dict)
         else _causal(mask)
     )
-    return dataclasses.replace(batch, inputs={**batch.inputs, "attention_mask": opened})
+    return dataclasses.replace(batch, inputs={**batch.inputs, "attention_mask": leaky})
 
 
-def _causal(mask: Tensor) -> Tensor:
+def _causal(mask: Any) -> Any:
+    if isinstance(mask, BlockMask):
+        return opened(mask)
     return torch.ones_like(mask).tril() | mask
 
 

@@ -20,6 +20,7 @@ from veridical.checks.controls import (
     shifted_at_the_end,
     with_images_turned,
 )
+from veridical.models.attention import FLEX, TAKES_MASKS, attention_of
 from veridical.models.batch import Batch
 from veridical.models.batching import row_batch, shared_batch
 from veridical.models.logprobs import predicting_states, response_logps
@@ -49,7 +50,7 @@ def sharing_of_all(policy: Policy, groups: Sequence[Group]) -> Sharing:
 def sharing(policy: Policy, groups: Sequence[Group], together: bool = False) -> Sharing:
     """Decide by experiment whether this model computes the same with a shared prefix.
 
-    The attention must be SDPA (others take no boolean mask, or take it wrongly), layers that look
+    The attention must take a mask of all pairs of tokens or of their blocks, layers that look
     through a window must be listed, none may recur, and on a real row the responses must not see
     each other and must get the log-probs of the two-row path.
 
@@ -63,9 +64,13 @@ def sharing(policy: Policy, groups: Sequence[Group], together: bool = False) -> 
         groups: a few real rows with at least two responses.
         together: every process asks this now, of the same rows.
     """
-    attention = policy.core.config.get_text_config()._attn_implementation
-    if attention != "sdpa":
-        return Sharing(False, f"its attention is {attention!r}; only 'sdpa' takes a boolean mask")
+    attention = attention_of(policy.core)
+    if attention not in TAKES_MASKS:
+        return Sharing(
+            False,
+            f"its attention is {attention!r}, which takes no mask of all pairs of tokens; "
+            "--attention sdpa and flex do",
+        )
     layers = special_layers(policy.core)
     if layers is not None and window(policy.core) is None:
         return Sharing(False, f"it has layers that need a mask of their own ({layers})")
@@ -76,9 +81,9 @@ def sharing(policy: Policy, groups: Sequence[Group], together: bool = False) -> 
         other = next((g for g in groups if g is not group), group)
         return _probe(policy, group, other, together)
     except (AttributeError, TypeError) as error:
-        if window(policy.core) is None:
+        if window(policy.core) is None and attention != FLEX:
             raise
-        return Sharing(False, f"its forward takes no mask for each kind of layer ({error})")
+        return Sharing(False, f"its forward takes no mask of this kind ({error})")
 
 
 @torch.no_grad()

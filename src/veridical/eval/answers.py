@@ -66,6 +66,8 @@ class AnswerSettings:
         }
         if self.model.template:
             decoding["template"] = dict(self.model.template)
+        if self.model.placement.attention != "auto":
+            decoding["attention"] = self.model.placement.attention
         return decoding | ({"steer": parse_steer(self.steer)} if self.steer is not None else {})
 
 
@@ -173,7 +175,7 @@ def answer_key(prompt: Prompt, settings: AnswerSettings) -> str:
     """32 hex digits that change with anything that decides the answer."""
     parts = [
         settings.model.fingerprint.key,
-        settings.model.dtype,
+        settings.model.placement.dtype,
         settings.decoding(),
         prompt.id,
         text_of(prompt.messages),

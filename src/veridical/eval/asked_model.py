@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from veridical.data.image_checks import refused_files
 from veridical.runtime.errors import UserError
-from veridical.runtime.options import DtypeName
+from veridical.runtime.options import Placement
 from veridical.runtime.shards import print_result
 
 if TYPE_CHECKING:
@@ -29,8 +29,7 @@ class AskedModel:
 
     Attributes:
         name: a hub name, a folder, or `embedded`, as for `load_policy`.
-        dtype: as for `load_policy`.
-        device: as for `load_policy`.
+        placement: as for `load_placed`.
         template: what the chat template is given; a part of every answer's key.
         features: where to keep the image encoder's output for each image, so that an image is
             encoded once for all that is asked about it; None encodes it for each question.
@@ -39,8 +38,7 @@ class AskedModel:
     """
 
     name: str
-    dtype: DtypeName = "auto"
-    device: str = "auto"
+    placement: Placement = Placement()
     template: Mapping[str, Any] | None = None
     features: Cache | None = None
     features_required: bool = True
@@ -55,11 +53,11 @@ class AskedModel:
                 are to be kept.
         """
         from veridical.models.cache_keys import model_fingerprint
-        from veridical.models.load import load_policy
+        from veridical.models.load import load_placed
         from veridical.models.vision_cache import VisionCache, features_if_taken
 
         model = self.loaded or self.name
-        policy = load_policy(model, self.dtype, self.device, template=self.template)
+        policy = load_placed(model, self.placement, self.template)
         if model_fingerprint(model).key != self.fingerprint.key:
             raise UserError(f"{self.name} changed since it was looked at. Start again.")
         if self.features is None:

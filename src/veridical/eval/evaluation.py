@@ -140,7 +140,7 @@ def open_model(subject: Subject, asking: Asking, several: bool = False) -> Asked
                 )
         return None
     how, loaded = asking.loading, None if isinstance(model, str) else model
-    plain = AskedModel(name_of(model), how.dtype, how.device, how.template, loaded=loaded)
+    plain = AskedModel(name_of(model), how, how.template, loaded=loaded)
     caching = asking.caching
     if caching.vision_cache:
         return replace(plain, features=caching.open())

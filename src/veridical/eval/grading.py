@@ -291,8 +291,8 @@ def _open(
     )  # fmt: skip
     spec.check(KINDS)
     settings = endpoint_settings(grading.endpoint)
-    how, size = asking.loading, asking.batch_size
-    opened = open_judge(spec, settings, evaluation.out, size, how.dtype, how.device)
+    size = asking.batch_size
+    opened = open_judge(spec, settings, evaluation.out, size, asking.loading)
     where = ""
     if opened.policy is not None:
         from veridical.models.cache_keys import model_fingerprint

@@ -94,7 +94,9 @@ def score_pairs(options: RewardOptions, evaluation: Evaluation) -> GivenAnswers:
         UserError: a file can't be read, or too many of its pairs can't be scored.
     """
     placement, reading = options.placement, options.reading
-    reward_model = load_reward_model(options.model, placement.dtype, placement.device)
+    reward_model = load_reward_model(
+        options.model, placement.dtype, placement.device, placement.attention
+    )
     rows: list[Row] = []
     tokens = 0
     skipped: list[SkippedRow] = []

@@ -170,9 +170,9 @@ def _names(sets: Sequence[Path]) -> list[str]:
 def _load(model: str | None, loading: Loading) -> object:
     if model is None:
         return None
-    from veridical.models.load import load_policy
+    from veridical.models.load import load_placed
 
-    return load_policy(model, loading.dtype, loading.device, template=loading.template)
+    return load_placed(model, loading, loading.template)
 
 
 def _gaps(

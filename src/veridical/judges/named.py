@@ -22,7 +22,7 @@ from veridical.models.policy import Policy
 from veridical.models.reward_model import RewardModel, load_reward_model, require_head
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import require_file
-from veridical.runtime.options import DtypeName
+from veridical.runtime.options import Placement
 from veridical.sampling.engines.server import open_client
 
 QUALITY = ("Helpfulness", "Correctness", "Coherence")
@@ -164,16 +164,14 @@ class JudgeRuntime:
     Attributes:
         out: the run's folder, for an endpoint's ledger.
         batch_size: cases at once, of a model on this machine.
-        dtype: of its weights.
-        device: it runs on.
+        placement: where and in what numbers that model computes.
         seed: of its noise.
         on_model: is given a judge that is a model on this machine, once it is loaded.
     """
 
     out: Path
     batch_size: int = 8
-    dtype: DtypeName = "auto"
-    device: str = "auto"
+    placement: Placement = Placement()
     seed: int = 0
     on_model: Callable[[Policy], None] = lambda _: None
 
@@ -195,7 +193,10 @@ def open_marks(
     if judging.kind == "chair":
         return by_chair(judging.objects or Path(), judging.vocabulary)
     if judging.kind == "reward":
-        model = reward_model or load_reward_model(Path(judging.named), place.dtype, place.device)
+        how = place.placement
+        model = reward_model or load_reward_model(
+            Path(judging.named), how.dtype, how.device, how.attention
+        )
         place.on_model(model.policy)
         return reward_judge(model, place.batch_size)
     asking = Questioning(judging.criterion("marks"), judging.attempts, judging.judge_facts)
@@ -265,7 +266,7 @@ def _asker(judging: Judging, place: JudgeRuntime) -> Asker:
         judging.judge_facts, place.seed, judging.judge_template,
     )  # fmt: skip
     settings = endpoint_settings(judging.endpoint)
-    opened = open_judge(spec, settings, place.out, place.batch_size, place.dtype, place.device)
+    opened = open_judge(spec, settings, place.out, place.batch_size, place.placement)
     if opened.policy is not None:
         place.on_model(opened.policy)
     return opened.ask

@@ -11,11 +11,11 @@ from veridical.judges.endpoint import Endpoint, EndpointSettings, Wording
 from veridical.judges.kinds import check_kind
 from veridical.judges.local import local_asker
 from veridical.judges.prompted import Asker
-from veridical.models.load import load_policy
+from veridical.models.load import load_placed
 from veridical.models.policy import Policy
 from veridical.runtime.errors import UserError
 from veridical.runtime.fingerprint import model_folders
-from veridical.runtime.options import DtypeName
+from veridical.runtime.options import Placement
 from veridical.sampling import Decoding
 
 SPENT = "spent.jsonl"
@@ -107,8 +107,7 @@ def open_judge(
     settings: EndpointSettings,
     out: Path,
     batch_size: int,
-    dtype: DtypeName,
-    device: str,
+    placement: Placement,
 ) -> Opened:
     """Load the model that replies in words, or get ready to ask the endpoint.
 
@@ -117,14 +116,13 @@ def open_judge(
         settings: of an endpoint.
         out: the run's folder, for an endpoint's ledger.
         batch_size: questions at once, of a model on this machine.
-        dtype: of its weights.
-        device: it runs on.
+        placement: where and in what numbers that model computes.
 
     Raises:
         UserError: neither can be had.
     """
     if spec.is_local:
-        policy = load_policy(spec.model, dtype, device, template=spec.template)
+        policy = load_placed(spec.model, placement, spec.template)
         decoding = Decoding(spec.max_new_tokens, spec.temperature or 0.0, spec.seed, batch_size)
         return Opened(local_asker(policy, decoding, spec.retry_temperature), policy=policy)
     wording = Wording(

@@ -8,7 +8,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
+from veridical.models.attention import FLEX, attention_of
+from veridical.models.block_masks import block_masks
 from veridical.models.branch_attention import Branches, remember
 from veridical.models.policy import Policy
 from veridical.models.positions import (
@@ -28,7 +31,8 @@ class Batch:
 
     Attributes:
         inputs: what the forward takes, padded on the right, with explicit positions. With a shared
-            prefix the attention mask is boolean and 4-D; where layers differ, one for each kind.
+            prefix the attention mask is boolean and 4-D, or a BlockMask for FlexAttention; where
+            layers differ, one for each kind.
         shares_prefix: the layout: one row a group, and one more for each response with images of
             its own; or one row a response, group-major.
         rows: the input row of each response token that counts. Shape: (tokens,), by response.
@@ -126,15 +130,25 @@ class Draft:
         moved = self._with(lambda tensor: moved_to(tensor, device, not wait))
         if moved.segments is None:
             return moved.batch
-        masks = {
-            kind: shared_mask(moved.segments, moved.blocks.get(kind))
-            for kind in layer_kinds(policy.core)
-        }
         inputs = moved.batch.inputs
-        mask = masks_by_layer(policy.core, masks, inputs["position_ids"])
-        if isinstance(mask, Tensor) and not moved.blocks:
-            remember(mask, self.branches)
+        mask = self._mask(policy.core, moved.segments, moved.blocks, inputs["position_ids"])
         return replace(moved.batch, inputs={**inputs, "attention_mask": mask})
+
+    def _mask(
+        self,
+        core: PreTrainedModel,
+        segments: Tensor,
+        blocks: Mapping[str, Tensor],
+        positions: Tensor,
+    ) -> object:
+        """What the model's attention takes: a mask of all pairs, or of blocks for FlexAttention."""
+        if attention_of(core) == FLEX:
+            return block_masks(core, segments, blocks, positions)
+        masks = {kind: shared_mask(segments, blocks.get(kind)) for kind in layer_kinds(core)}
+        mask = masks_by_layer(core, masks, positions)
+        if isinstance(mask, Tensor) and not blocks:
+            remember(mask, self.branches)
+        return mask
 
     def _with(self, act: Callable[[Tensor], Tensor]) -> Draft:
         batch = self.batch

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from veridical.models.attention import attentions_of
 from veridical.models.model_argument import Model
 from veridical.models.policy import Policy, in_four_bits
 from veridical.models.precision import mixing
@@ -77,8 +78,7 @@ def tokenizer_hash(policy: Policy) -> str:
 def surroundings(policy: Policy) -> list[str]:
     """What else moves a forward's digits: libraries, dtype, bits, kind of device, attention."""
     versions = [f"{name} {version_of(name) or 'not installed'}" for name in LIBRARIES]
-    config = policy.core.config
-    attention = str(getattr(config, "_attn_implementation", None))
+    attention = attentions_of(policy.core)
     bits = "four bits" if in_four_bits(policy) else "as loaded"
     kind = policy.device.type
     dtypes = sorted({str(p.dtype) for p in policy.core.parameters() if p.is_floating_point()})

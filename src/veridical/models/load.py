@@ -22,6 +22,7 @@ from transformers import (
 from transformers.utils import logging
 
 from veridical.models.adapters import adapter_base, merge_adapter
+from veridical.models.attention import asked_attention, has_attention
 from veridical.models.checkpoint_rest import watch_skipped
 from veridical.models.model_argument import Model
 from veridical.models.policy import Policy, in_four_bits
@@ -37,7 +38,7 @@ from veridical.runtime.fingerprint import named_folder
 from veridical.runtime.full_memory import is_memory_full
 from veridical.runtime.hub import check_hub_name
 from veridical.runtime.local_code import brings_code
-from veridical.runtime.options import DtypeName
+from veridical.runtime.options import AttentionName, DtypeName, Placement
 
 MODEL_KIND, FOUR_BIT_KIND = "an image-text-to-text model", "a model of four bits"
 BYTES_WITH_COPY = 6
@@ -53,6 +54,7 @@ def load_policy(
     init_adapter: Path | None = None,
     four_bit: bool = False,
     template: Mapping[str, Any] | None = None,
+    attention: AttentionName = "auto",
 ) -> Policy:
     """Load a model and its processor.
 
@@ -68,14 +70,16 @@ def load_policy(
         four_bit: keep the language model's linear layers in four bits (NF4, their scales
             quantized too; Dettmers et al. 2023). Tower, projector and head stay as they are.
         template: what its chat template is given (`--template`).
+        attention: the implementation of attention; `auto` is Transformers' choice.
 
     Raises:
         UserError: the name leads to nothing loadable, a needed package is missing, the chat
-            template does not read what it is given, the model lacks what is needed of it
-            (`usable.require_usable`), or a loaded one is not what the options ask for.
+            template does not read what it is given, the model can't compute with that attention or
+            lacks what is needed of it (`usable.require_usable`), or a loaded one is not what the
+            options ask for.
     """
     if not isinstance(name, str):
-        return _as_asked(name, dtype, device, init_adapter, four_bit, template)
+        return _as_asked(name, dtype, device, init_adapter, four_bit, template, attention)
     folder = named_folder(name) or Path(name)
     if four_bit and starts_from_adapter(str(folder), init_adapter):
         raise UserError(
@@ -84,25 +88,40 @@ def load_policy(
         )
     if (folder / "adapter_config.json").is_file():
         base = adapter_base(folder)
-        policy = load_policy(base, dtype, device, init_adapter=folder, template=template)
+        policy = load_policy(
+            base, dtype, device, init_adapter=folder, template=template, attention=attention
+        )
         return merge_adapter(policy, init_adapter) if init_adapter else policy
     source = str(folder) if folder.is_dir() else name
     if not folder.is_dir():
         check_hub_name(name)
     logging.disable_progress_bar()  # it tells of milliseconds; downloads keep theirs
-    chosen_device = _choose_device(device)
+    chosen_device = choose_device(device)
     given = dict(template or {})
     processor = _load_processor(source, name, given)
     _check_generation(folder)
     if four_bit:
-        model, skipped = _load_four_bit(source, name, dtype, chosen_device), set[str]()
+        model, skipped = _load_four_bit(source, name, dtype, chosen_device, attention), set[str]()
     else:
         with watch_skipped() as skipped:
-            model = _load_plain(source, name, dtype, chosen_device)
+            model = _load_plain(source, name, dtype, chosen_device, attention)
     policy = Policy(model.eval(), processor, name, template=given, skipped=tuple(sorted(skipped)))
     require_usable(policy)
     note_variables(name, processor, given)
     return merge_adapter(policy, init_adapter) if init_adapter else policy
+
+
+def load_placed(
+    name: Model, placement: Placement, template: Mapping[str, Any] | None = None
+) -> Policy:
+    """Load a model where and as a group of options says.
+
+    Raises:
+        UserError: as for `load_policy`.
+    """
+    return load_policy(
+        name, placement.dtype, placement.device, template=template, attention=placement.attention
+    )
 
 
 def load_base(policy: Policy) -> Policy | None:
@@ -134,17 +153,19 @@ def _as_asked(
     init_adapter: Path | None,
     four_bit: bool,
     template: Mapping[str, object] | None,
+    attention: AttentionName,
 ) -> Policy:
     """A loaded policy, if it is what the options ask for.
 
     Raises:
         UserError: it is not; names the option.
     """
-    own, wanted = policy.device, None if device == "auto" else _choose_device(device)
+    own, wanted = policy.device, None if device == "auto" else choose_device(device)
     differs = {
         f"dtype {dtype}": dtype != "auto" and policy.core.dtype != getattr(torch, dtype),
         f"device {device}": wanted is not None
         and (wanted.type, wanted.index or 0) != (own.type, own.index or 0),
+        f"attention {attention}": not has_attention(policy.core, attention),
         "four bits": four_bit and not in_four_bits(policy),
         f"template {dict(template or {})}": template is not None
         and dict(template) != dict(policy.template),
@@ -171,7 +192,12 @@ def use_plain_experts(model: PreTrainedModel) -> None:
             module.set_experts_implementation("eager")
 
 
-def _choose_device(device: str) -> torch.device:
+def choose_device(device: str) -> torch.device:
+    """The device that an option names.
+
+    Raises:
+        UserError: it can't be used here.
+    """
     if device != "auto":
         try:
             return torch.empty(0, device=device).device
@@ -192,15 +218,50 @@ def _choose_dtype(name: DtypeName, own: torch.dtype, device: torch.device) -> to
     return torch.float32 if half and device.type == "cpu" else own
 
 
-def _load_plain(source: str, name: str, dtype: DtypeName, device: torch.device) -> Any:
+def _load_plain(
+    source: str,
+    name: str,
+    dtype: DtypeName,
+    device: torch.device,
+    attention: AttentionName = "auto",
+) -> Any:
     """Transformers' model in a dtype, on a device, to which its weights go one by one."""
     straight: dict[str, Any] = {} if device.type == "cpu" else {"device_map": {"": device}}
+    straight |= _attention(source, name, dtype, device, attention)
     model = _load_model(source, name, dtype="auto", **straight)
     wanted = _choose_dtype(dtype, model.dtype, device)
     model = (model if model.dtype == wanted else cast_weights(model, wanted)).to(device)
     if wanted == torch.float64:
         use_plain_experts(model)
     return model
+
+
+def _attention(
+    source: str, name: str, dtype: DtypeName, device: torch.device, asked: AttentionName
+) -> dict[str, str]:
+    """What Transformers is told of attention; nothing where it chooses.
+
+    Raises:
+        UserError: the model can't compute so; nothing is loaded yet.
+    """
+    if asked == "auto":
+        return {}
+    config, own = _read_config(source, name, MODEL_KIND)
+    wanted = _choose_dtype(dtype, own, device)
+    return {"attn_implementation": asked_attention(asked, name, config, wanted, device)}
+
+
+def _read_config(source: str, name: str, what: str) -> tuple[Any, torch.dtype]:
+    """A checkpoint's configuration and the dtype that it names for its language model.
+
+    Raises:
+        UserError: it can't be read.
+    """
+    try:
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+        return config, config.get_text_config().dtype or torch.float32
+    except (OSError, ValueError) as error:
+        raise UserError(_cannot_load(name, what, error)) from error
 
 
 def _load_model(source: str, name: str, what: str = MODEL_KIND, **settings: Any) -> Any:
@@ -261,17 +322,15 @@ def _require_whole(name: str, kind: str, found: Mapping[str, Any]) -> None:
         raise UserError(f"{name} lacks {len(missing)} of the weights of {kind}: {names}.\n{advice}")
 
 
-def _load_four_bit(source: str, name: str, dtype: DtypeName, device: torch.device) -> Any:
+def _load_four_bit(
+    source: str, name: str, dtype: DtypeName, device: torch.device, attention: AttentionName
+) -> Any:
     if importlib.util.find_spec("bitsandbytes") is None:
         raise UserError(
             "--tuning qlora needs the package bitsandbytes: install veridical[quantized], or set "
             "--tuning lora."
         )
-    try:
-        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
-        own = config.get_text_config().dtype or torch.float32
-    except (OSError, ValueError) as error:
-        raise UserError(_cannot_load(name, FOUR_BIT_KIND, error)) from error
+    _, own = _read_config(source, name, FOUR_BIT_KIND)
     compute = _choose_dtype(dtype, own, device)
     settings = BitsAndBytesConfig(
         load_in_4bit=True,
@@ -284,6 +343,7 @@ def _load_four_bit(source: str, name: str, dtype: DtypeName, device: torch.devic
     return _load_model(
         source, name, FOUR_BIT_KIND,
         dtype=compute, quantization_config=settings, device_map={"": device},
+        **_attention(source, name, dtype, device, attention),
     )  # fmt: skip
 
 

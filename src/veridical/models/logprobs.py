@@ -142,13 +142,15 @@ def compute_logps(
 
 
 def added_mask(core: PreTrainedModel, mask: Any) -> Any:
-    """A boolean mask as SDPA adds it to the scores, made once.
+    """A boolean mask as it is added to the scores, made once; one of blocks stays as it is.
 
     Each layer would convert its own and keep it for its backward pass: a number for every pair of
     tokens, in every layer.
     """
     if isinstance(mask, dict):
         return {kind: added_mask(core, one) for kind, one in mask.items()}
+    if not isinstance(mask, Tensor):
+        return mask
     dtype = mixing(mask.device, core) or core.get_input_embeddings().weight.dtype
     zero = torch.zeros((), dtype=dtype, device=mask.device)
     added = torch.where(mask, zero, -torch.inf)

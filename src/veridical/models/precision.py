@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 HALF = (torch.float16, torch.bfloat16)
 HALF_NAMES = ("float16", "bfloat16")
 EXACT_ATTENTION = ("sdpa", "eager")
-"""Attention that computes in float32 too; flash attention takes half precision alone."""
+"""Attention that computes in float32 on any device; flash attention takes half precision alone, and
+FlexAttention has to be compiled for each device."""
 CONTAINER = Path("/sys/fs/cgroup")
 """Where Linux says what memory a container has."""
 SPARE_BYTES = 2**30
@@ -203,8 +204,8 @@ def exact(policy: Policy, together: bool = False) -> Iterator[Policy | None]:
             else they would come to different verdicts.
 
     Yields:
-        None where no copy can be had: there is no room, weights are quantized, or the attention
-        computes in half precision alone.
+        None where no copy can be had: there is no room, or weights are quantized. A copy of a model
+        whose attention computes in half precision alone computes with SDPA.
     """
     if not is_half(policy):
         yield policy
@@ -235,8 +236,6 @@ def _float32_copy(policy: Policy, together: bool) -> Policy | None:
         return None
     if getattr(model, "quantization_method", None) or getattr(model, "is_quantized", False):
         return None
-    if policy.core.config.get_text_config()._attn_implementation not in EXACT_ATTENTION:
-        return None
     needed = 4 * sum(weight.numel() for weight in weights.values()) + SPARE_BYTES
     places = list(dict.fromkeys((policy.device, torch.device("cpu"))))
     own = [free_bytes(place) > needed for place in places]
@@ -248,8 +247,17 @@ def _float32_copy(policy: Policy, together: bool) -> Policy | None:
     # `deepcopy` takes what it finds here for what it has copied already: there is never a second
     # copy in half precision.
     memo: dict[int, object] = {key: _widened(weight, device) for key, weight in weights.items()}
-    copied = copy.deepcopy(model, memo).eval()
-    return dataclasses.replace(policy, model=copied, vision=None)
+    copied = dataclasses.replace(policy, model=copy.deepcopy(model, memo).eval(), vision=None)
+    return copied if _attends_exactly(copied.core, policy.device) else None
+
+
+def _attends_exactly(core: PreTrainedModel, home: torch.device) -> bool:
+    """Let a float32 copy compute with SDPA where its own attention does not, if it can be set."""
+    attention = core.config.get_text_config()._attn_implementation
+    if attention in EXACT_ATTENTION or (attention == "flex_attention" and core.device == home):
+        return True
+    core.set_attn_implementation("sdpa")
+    return core.config.get_text_config()._attn_implementation in EXACT_ATTENTION
 
 
 def _unmixed_view(policy: Policy) -> Policy:

@@ -37,7 +37,7 @@ from veridical.models.rendering import Group, open_images
 from veridical.runtime.errors import UserError, reason_of
 from veridical.runtime.files import read_json, write_json, writing
 from veridical.runtime.float64 import in_float64, moved_to, widest
-from veridical.runtime.options import DtypeName
+from veridical.runtime.options import AttentionName, DtypeName
 from veridical.runtime.randomness import generator
 
 HEAD_FILE = "reward_head.safetensors"
@@ -278,20 +278,26 @@ def save_head(head: nn.Linear, reading: RewardInputs, folder: Path) -> None:
         write_json(folder / SETTINGS_FILE, asdict(reading))
 
 
-def load_reward_model(folder: Path, dtype: DtypeName = "auto", device: str = "auto") -> RewardModel:
+def load_reward_model(
+    folder: Path,
+    dtype: DtypeName = "auto",
+    device: str = "auto",
+    attention: AttentionName = "auto",
+) -> RewardModel:
     """Load what `veridical train reward` wrote.
 
     Args:
         folder: its `model/` or `adapter/`.
         dtype: as for `load_policy`.
         device: as for `load_policy`.
+        attention: as for `load_policy`.
 
     Raises:
         UserError: the folder holds no reward head.
     """
     require_head(folder)
     reading = _read_reading(folder)
-    policy = load_policy(str(folder), dtype, device, template=reading.template)
+    policy = load_policy(str(folder), dtype, device, template=reading.template, attention=attention)
     head = _load_head(folder, policy)
     return RewardModel(policy, head, reading)
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from veridical.runtime.cache import Cache
 
 DtypeName = Literal["auto", "float64", "float32", "bfloat16", "float16"]
+AttentionName = Literal["auto", "eager", "sdpa", "flash", "flex"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,10 +28,13 @@ class Placement:
     Attributes:
         dtype: number format of the weights; `auto` keeps the checkpoint's own (float32 on a CPU).
         device: `auto` (CUDA, then MPS, then the CPU), or a PyTorch device such as `cpu`, `cuda:1`.
+        attention: implementation of attention: `eager`, `sdpa`, `flash` (the package flash-attn) or
+            `flex` (PyTorch's FlexAttention); `auto` is `sdpa` where the model has it.
     """
 
     dtype: DtypeName = "auto"
     device: str = "auto"
+    attention: AttentionName = "auto"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -54,12 +54,12 @@ def ask(
     picture = open_image(image)
 
     # Imported here, so that a wrong path is told at once and not after the model's libraries.
-    from veridical.models.load import load_policy
+    from veridical.models.load import load_placed
     from veridical.models.refused_rows import RefusedRowsError
     from veridical.models.rendering import RefusedRowError
     from veridical.sampling import Decoding, Request, respond
 
-    policy = load_policy(model, loading.dtype, loading.device, template=loading.template)
+    policy = load_placed(model, loading, loading.template)
     prompt = steered([user_message(question)], steer, policy.processor)
     request = Request(Prompt("ask", [picture], prompt))
     decoding = Decoding(max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)

@@ -13,7 +13,7 @@ from veridical.runtime import processes
 from veridical.runtime.cache import Cache, open_cache
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_json
-from veridical.runtime.options import DtypeName
+from veridical.runtime.options import AttentionName, DtypeName, Placement
 from veridical.train.loop.counting import rows_seen, total_steps
 from veridical.train.loop.mixing import check_weights
 
@@ -108,6 +108,9 @@ class Training:
             checkpoint of half precision in full. Beside adapters the frozen weights are kept in
             bfloat16. `fp16` would need its gradients scaled, and is refused.
         device: `auto`, `cpu`, `cuda`, `cuda:1`, ...
+        attention: implementation of attention: `eager`, `sdpa`, `flash` (the package flash-attn;
+            responses then do not share their prompt) or `flex` (PyTorch's FlexAttention, on a GPU);
+            `auto` is `sdpa` where the model has it.
         seed: of order, adapters and held-out rows.
         template: a variable of the model's chat template, such as enable_thinking=true (false
             where the template reads it and nothing is said); chat_template=NAME chooses one.
@@ -166,6 +169,7 @@ class Training:
     dtype: DtypeName = "auto"
     mixed_precision: MixedPrecision = "no"
     device: str = "auto"
+    attention: AttentionName = "auto"
     seed: int = 0
     template: dict[str, object] | None = None
     report_to: list[str] | None = None
@@ -189,6 +193,11 @@ class Training:
     def four_bit(self) -> bool:
         """Whether the language model's weights are kept in four bits."""
         return self.tuning == "qlora"
+
+    @property
+    def placement(self) -> Placement:
+        """Where and how models compute that are not trained, such as a judge."""
+        return Placement(dtype=self.dtype, device=self.device, attention=self.attention)
 
     @property
     def weights_dtype(self) -> DtypeName:

@@ -50,8 +50,7 @@ class MistakeModel:
             UserError: the model can't be had.
         """
         opened = open_judge(
-            self.spec, self.settings, run.folder, self.wording.batch_size, self.loading.dtype,
-            self.loading.device,
+            self.spec, self.settings, run.folder, self.wording.batch_size, self.loading,
         )  # fmt: skip
         if opened.endpoint is not None:
             notice = opened.endpoint.client.notice(f"Up to {answers} answers with their questions")

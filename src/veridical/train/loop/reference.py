@@ -99,6 +99,7 @@ def choose_reference(
             training.device,
             four_bit=training.four_bit,
             template=training.template,
+            attention=training.attention,
         )
         record_model(run, "reference_model", declared, training, policy)
         require_same_inputs(start, policy)

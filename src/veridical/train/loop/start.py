@@ -13,8 +13,9 @@ import torch
 
 from veridical.judges.named import JudgeRuntime, Judging
 from veridical.models.adapters import require_adapter
+from veridical.models.attention import refuse_untrainable
 from veridical.models.cache_keys import model_fingerprint
-from veridical.models.load import load_policy, starts_from_adapter
+from veridical.models.load import choose_device, load_policy, starts_from_adapter
 from veridical.models.model_argument import Model, name_of
 from veridical.models.policy import Policy
 from veridical.models.precision import HALF_NAMES, dtype_name, mixed_precision
@@ -256,9 +257,7 @@ def judge_place(run: Run, judging: Judging, training: Training) -> JudgeRuntime:
     def record(policy: Policy) -> None:
         record_model(run, "judge", judging.named, training, policy)
 
-    return JudgeRuntime(
-        run.folder, training.batch_size, training.dtype, training.device, training.seed, record
-    )
+    return JudgeRuntime(run.folder, training.batch_size, training.placement, training.seed, record)
 
 
 def load_start(model: Model, training: Training, run: Run | None = None) -> Policy:
@@ -277,6 +276,7 @@ def load_start(model: Model, training: Training, run: Run | None = None) -> Poli
             f"This model was trained in this process, and is no longer {model.name}. Give the "
             "folder that was written, or load the model again."
         )
+    refuse_untrainable(training.attention, choose_device(training.device))
     policy = load_policy(
         model,
         training.weights_dtype,
@@ -284,6 +284,7 @@ def load_start(model: Model, training: Training, run: Run | None = None) -> Poli
         training.init_adapter,
         training.four_bit,
         training.template,
+        training.attention,
     )
     if run is not None:
         record_model(run, "model", model, training, policy)

@@ -127,7 +127,9 @@ def build_actors(
         if shares:
             reward_model = attach_reward_model(policy, folder, REWARD)
         else:
-            reward_model = load_reward_model(folder, training.weights_dtype, training.device)
+            reward_model = load_reward_model(
+                folder, training.weights_dtype, training.device, training.attention
+            )
         reward_model.policy.model.eval()
     value = None
     if critic and own is None:
