@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import importlib
 import inspect
@@ -597,6 +598,36 @@ def test_help_says_which_choice_has_an_option(capsys: pytest.CaptureFixture[str]
 def test_a_choice_by_values() -> None:
     arguments = signatures.as_arguments(chooses, {"way": "blunt", "added": 1.0})
     assert arguments == {"goal": Goal(Blunt(), (Added(1.0),))}
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (MemoryError(), "not enough memory. End other"),
+        (
+            RuntimeError("DefaultCPUAllocator: can't allocate: you tried to allocate 2000000000 b"),
+            "not enough memory",
+        ),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), "not enough memory"),
+        (
+            OSError(errno.EMFILE, "Too many open files", "a.png"),
+            "a.png can't be read or written: Too many",
+        ),
+        (OSError(errno.EMFILE, "Too many open files"), "Raise the limit (`ulimit -n`)"),
+    ],
+)
+def test_what_the_machine_lacks_is_said_without_a_traceback(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    error: Exception,
+    says: str,
+) -> None:
+    def lacking(_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(dispatch, "run_command", lacking)
+    assert cli.main(["build", "bdhs"]) == 2
+    assert says in capsys.readouterr().err
 
 
 REAL_COMMANDS = list(cli.COMMANDS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import struct
@@ -386,6 +387,58 @@ def test_torn_pixels_are_not_saved_by_leaving_chunks_out() -> None:
     whole = encoded(Image.fromarray(noise), "PNG", exif=Image.Exif().tobytes())
     with pytest.raises(ImageError, match="cannot be decoded"):
         decode_image(whole[: len(whole) // 2])
+
+
+MEMORY = """
+import io, resource, sys
+from PIL import Image
+from veridical.data.images import decode_image
+from veridical.data.pixels import ImageError
+file = io.BytesIO()
+Image.new("RGB", (9000, 9000)).save(file, "PNG")
+pages = int(open("/proc/self/statm").read().split()[0])
+limit = pages * resource.getpagesize() + int(sys.argv[1]) * 2**20
+resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+try:
+    decode_image(file.getvalue())
+except (MemoryError, ImageError) as error:
+    print(type(error).__name__, error)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").is_file(), reason="limits memory as Linux does")
+@pytest.mark.parametrize("free", [40, 300, 600])
+def test_a_machine_without_memory_is_no_fault_of_a_picture(free: int) -> None:
+    """An upright RGB picture of 81 megapixels under too small a limit, in MiB."""
+    asked = [sys.executable, "-c", MEMORY, str(free)]
+    done = subprocess.run(asked, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("MemoryError") or (free == 600 and not done.stdout), done.stdout
+
+
+@pytest.mark.parametrize(
+    ("error", "room", "stops"),
+    [
+        (MemoryError(), False, True),
+        (OSError("out of memory error when reading image file"), False, True),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), True, True),
+        (OSError(errno.EMFILE, "Too many open files"), True, True),
+        # A header that asks for terabytes, where there is room for any picture that is taken.
+        (MemoryError(), True, False),
+        (OSError("out of memory error when reading image file"), True, False),
+        (OSError("unrecognized data stream contents when reading image file"), False, False),
+        (Image.DecompressionBombError("bomb"), False, False),
+    ],
+)
+def test_only_what_the_machine_lacks_stops_a_command(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, room: bool, stops: bool
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(Image, "open", broken)
+    monkeypatch.setattr(images, "has_room_for", lambda size: room)
+    with pytest.raises(type(error) if stops else ImageError):
+        decode_image(encoded(Image.new("RGB", (4, 4)), "PNG"))
 
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "TIFF", "MPO"])

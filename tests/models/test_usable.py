@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from peft import PeftConfig
+from transformers import AutoConfig, AutoProcessor
 
+from veridical.models.adapters import adapter_base
+from veridical.models.load import load_without_weights
 from veridical.models.policy import Policy
 from veridical.models.usable import require_trainable, require_usable
 from veridical.runtime.errors import UserError
@@ -104,3 +110,30 @@ def test_a_padding_token_without_a_row_is_refused(policy: Policy) -> None:
     tokenizer.add_special_tokens({"pad_token": "<new pad>"})
     with pytest.raises(UserError, match="'<new pad>' is number"):
         require_usable(policy)
+
+
+@pytest.mark.parametrize(
+    ("call", "reader"),
+    [
+        (adapter_base, (PeftConfig, "from_pretrained")),
+        (lambda folder: load_without_weights(str(folder)), (AutoProcessor, "from_pretrained")),
+        (lambda folder: load_without_weights(str(folder)), (AutoConfig, "from_pretrained")),
+    ],
+    ids=["adapter", "processor", "configuration"],
+)
+def test_memory_that_runs_out_is_no_damage(
+    policy: Policy,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    call: Callable[[Path], object],
+    reader: tuple[type, str],
+) -> None:
+    policy.model.save_pretrained(tmp_path)
+    policy.processor.save_pretrained(tmp_path)
+
+    def full(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(*reader, full)
+    with pytest.raises(MemoryError):
+        call(tmp_path)

@@ -5,7 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from veridical.runtime.full_memory import is_memory_full, memory_asked_for, memory_errors_alike
+from veridical.runtime.full_memory import memory_errors_alike
+from veridical.runtime.lacking import has_room_for, is_memory_full, memory_asked_for
+
+
+def test_room_is_tried_and_given_back() -> None:
+    assert has_room_for(1 << 20)
+    assert not has_room_for(1 << 60)
 
 
 def test_a_cpu_without_memory_raises_what_a_gpu_does() -> None:

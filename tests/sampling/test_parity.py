@@ -15,7 +15,7 @@ from veridical.models.policy import Policy
 from veridical.runtime.errors import RefusedRowError, UserError
 from veridical.sampling import Decoding, Request, parity, respond
 from veridical.sampling.cache import APART, UNMIXED, CacheRows
-from veridical.sampling.parity import require_parity
+from veridical.sampling.parity import require_parity, stock_examples
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 Patch = Callable[[pytest.MonkeyPatch], None]
@@ -161,3 +161,18 @@ def test_batches_of_one_kind_are_tried_with_late_rows_too(
     require_parity(policy)
     assert policy.core in UNMIXED
     assert (policy.core in APART) is not joins
+
+
+@pytest.mark.parametrize("place", ["decoding_fault", "_generated"])
+def test_memory_that_runs_out_says_nothing_of_a_model(
+    policy: Policy, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    """It would be sampled from slowly, or not be compared, for another program's sake."""
+
+    def full(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(parity, place, full)
+    with pytest.raises(torch.OutOfMemoryError):
+        parity._fault_or_error(policy, [], late=True)
+        stock_examples(policy)

@@ -18,6 +18,7 @@ from veridical.cli.commands import COMMANDS, Command
 from veridical.runtime import interruptions, processes
 from veridical.runtime.errors import FindingsError, UserError
 from veridical.runtime.files import FULL, full_disk
+from veridical.runtime.lacking import out_of
 from veridical.runtime.local_code import import_file, take_imports
 from veridical.runtime.versions import own_version
 
@@ -37,8 +38,9 @@ LONG_WORD = re.compile(r"\S{400,}")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status.
 
-    A `UserError` becomes a line or two on standard error and status 2; any other exception is a
-    bug and keeps its traceback. Of several processes one speaks: the first that failed.
+    A `UserError` becomes a line or two on standard error and status 2, and so do full memory and
+    too many open files; any other exception is a bug and keeps its traceback. Of several processes
+    one speaks: the first that failed.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
@@ -55,9 +57,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not _output_is_closed():
             raise
         return CLOSED_STATUS
-    except Exception:
+    except Exception as error:
         if processes.reports_errors():
-            raise
+            lacking = out_of(error)
+            if lacking is None:
+                raise
+            print(f"veridical: {lacking} {kept_by(given)}", file=sys.stderr)
+            return USER_ERROR_STATUS
         return FAILED_STATUS  # another process has told why; this one only lost its company
     except interruptions.Terminated:
         print(f"\nveridical: terminated by SIGTERM. {kept_by(given)}", file=sys.stderr)

@@ -12,6 +12,7 @@ from PIL import Image
 from veridical.data.images import ImageLike, decode_image, size_of
 from veridical.data.pixels import ImageError
 from veridical.runtime.errors import RefusedRowError, UserError, reason_of
+from veridical.runtime.lacking import is_memory_full
 
 if TYPE_CHECKING:
     from transformers import BaseImageProcessor, ProcessorMixin
@@ -79,10 +80,10 @@ def size_refusal(processor: ProcessorMixin, size: tuple[int, int]) -> str:
 def _refusal(maker: BaseImageProcessor, size: tuple[int, int]) -> str:
     try:
         maker(images=[Image.new("RGB", size, (127, 127, 127))], return_tensors="pt")
-    except MemoryError:
-        raise  # of the machine, not of a picture
     # Processors are others' code, and refuse a picture with whatever they meet.
     except Exception as error:
+        if is_memory_full(error):
+            raise  # of the machine, not of a picture
         return reason_of(error)
     return ""
 

@@ -22,6 +22,7 @@ from PIL import Image, UnidentifiedImageError, features
 from veridical.data.pixels import ImageError, orientation, upright_rgb
 from veridical.data.png_chunks import may_turn, only_pixels
 from veridical.runtime.errors import UserError
+from veridical.runtime.lacking import has_room_for, is_memory_full, out_of
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -39,6 +40,9 @@ warnings.filterwarnings("ignore", message=r"Image size \(\d+ pixels\) exceeds li
 LARGE = 16_000_000
 _LARGE_AT_ONCE = threading.BoundedSemaphore(2)
 """Rows are checked by many threads, and one picture of 89 megapixels takes a gigabyte meanwhile."""
+ROOM = 12 * PIXEL_LIMIT
+"""That gigabyte: the pixels as they are read, upright, and as RGB, at four bytes each (our
+count)."""
 
 KEPT_FROM = 4_000_000
 KEPT_PIXELS = PIXEL_LIMIT
@@ -239,7 +243,21 @@ def _reasons() -> Iterator[None]:
         raise ImageError(f"it has {TOO_LARGE}") from error
     # Decoders meet broken files with whatever exception the broken byte leads to.
     except Exception as error:
+        if _is_of_machine(error):
+            raise  # another row would meet it too
         raise ImageError(f"cannot be decoded ({type(error).__name__}: {error})") from error
+
+
+def _is_of_machine(error: Exception) -> bool:
+    """Whether memory or open files ran out, which says nothing of the picture.
+
+    Of no memory a broken file can be the cause too, where its header asks for terabytes: then there
+    still is room for a whole picture.
+    """
+    if isinstance(error, OSError) and error.errno is not None:
+        return out_of(error) is not None
+    decoder = isinstance(error, OSError) and str(error).startswith("out of memory")
+    return (is_memory_full(error) or decoder) and not has_room_for(ROOM)
 
 
 def _refuse_heif(head: bytes) -> None:

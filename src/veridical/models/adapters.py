@@ -25,7 +25,7 @@ from veridical.models.policy import Policy
 from veridical.models.precision import widen, working_dtype
 from veridical.runtime import processes
 from veridical.runtime.errors import UserError, reason_of
-from veridical.runtime.full_memory import is_memory_full
+from veridical.runtime.lacking import is_memory_full
 from veridical.runtime.progress import counted
 
 
@@ -56,6 +56,8 @@ def adapter_base(folder: Path) -> str:
         base = PeftConfig.from_pretrained(str(folder)).base_model_name_or_path
     # A damaged file is met with whatever it leads to.
     except Exception as error:
+        if is_memory_full(error):
+            raise
         reason = reason_of(error)
         raise UserError(f"{folder / 'adapter_config.json'} can't be read: {reason}.") from error
     if not base:

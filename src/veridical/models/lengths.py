@@ -13,7 +13,7 @@ from veridical.models.processing import process
 from veridical.models.refused_rows import RefusedRowsError
 from veridical.models.rendering import Group
 from veridical.runtime import processes
-from veridical.runtime.full_memory import is_memory_full
+from veridical.runtime.lacking import is_memory_full
 from veridical.runtime.progress import track
 
 CHECKED = 6

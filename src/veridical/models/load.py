@@ -35,8 +35,8 @@ from veridical.runtime import processes
 from veridical.runtime.errors import UserError, reason_of
 from veridical.runtime.files import read_json
 from veridical.runtime.fingerprint import named_folder
-from veridical.runtime.full_memory import is_memory_full
 from veridical.runtime.hub import check_hub_name
+from veridical.runtime.lacking import is_memory_full
 from veridical.runtime.local_code import brings_code
 from veridical.runtime.options import AttentionName, DtypeName, Placement
 
@@ -376,6 +376,8 @@ def load_without_weights(name: str) -> Policy:
             model = AutoModelForImageTextToText.from_config(config, trust_remote_code=False)
     # A damaged file is met with whatever it leads to.
     except Exception as error:
+        if is_memory_full(error):
+            raise
         raise UserError(_cannot_load(name, MODEL_KIND, error)) from error
     with contextlib.suppress(OSError):  # a checkpoint may have no generation settings
         model.generation_config = GenerationConfig.from_pretrained(source)
@@ -389,6 +391,8 @@ def _load_processor(source: str, name: str, template: Mapping[str, object]) -> A
         raise UserError(_missing_package(name, error)) from error
     # A damaged file is met with whatever it leads to.
     except Exception as error:
+        if is_memory_full(error):
+            raise
         raise UserError(_cannot_load(name, "a processor", error)) from error
     if not hasattr(processor, "image_processor") or not hasattr(processor, "tokenizer"):
         raise UserError(

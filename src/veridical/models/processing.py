@@ -14,7 +14,7 @@ from veridical.models.policy import Policy
 from veridical.models.precision import working_dtype
 from veridical.models.refused_rows import RefusedRowsError
 from veridical.runtime.errors import UserError, reason_of
-from veridical.runtime.full_memory import is_memory_full
+from veridical.runtime.lacking import is_memory_full
 
 
 def process(

@@ -15,7 +15,7 @@ from veridical.models.policy import Policy, end_token_ids, image_token_id
 from veridical.models.refused_rows import RefusedRowsError
 from veridical.models.rendering import Group, RefusedRowError, render_group
 from veridical.runtime.errors import UserError
-from veridical.runtime.full_memory import is_memory_full
+from veridical.runtime.lacking import is_memory_full
 from veridical.runtime.progress import counted
 
 TESTED = "docs/families.md lists the families that are tested; name a model of one of them."

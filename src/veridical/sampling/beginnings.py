@@ -24,7 +24,7 @@ from veridical.models.prompt_batches import Branch, PromptBatch, prompt_batch
 from veridical.models.prompt_texts import render_prompt
 from veridical.models.refused_rows import RefusedRowsError
 from veridical.models.rendering import RefusedRowError
-from veridical.runtime.full_memory import is_memory_full
+from veridical.runtime.lacking import is_memory_full
 from veridical.sampling.cache import CacheRows
 from veridical.sampling.limits import EXACT, ROUNDING, allowed
 from veridical.sampling.parity import QUESTION, SIZES, distance, picture

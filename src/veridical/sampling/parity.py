@@ -27,6 +27,7 @@ from veridical.models.refused_rows import RefusedRowsError
 from veridical.models.rendering import RefusedRowError
 from veridical.runtime.errors import UserError
 from veridical.runtime.float64 import in_float64
+from veridical.runtime.lacking import is_memory_full
 from veridical.runtime.randomness import generator
 from veridical.sampling.cache import APART, REPEATED, UNMIXED, CacheRows
 from veridical.sampling.choice import never_sampled
@@ -132,6 +133,8 @@ def _fault_or_error(policy: Policy, examples: Sequence[ParityExample], late: boo
     try:
         return decoding_fault(policy, examples, late)
     except Exception as error:  # a foreign forward may raise anything
+        if is_memory_full(error):
+            raise  # it says nothing of the model
         return f"its forward raises {type(error).__name__} ({str(error)[:160]})"
 
 
@@ -147,6 +150,8 @@ def stock_examples(policy: Policy) -> list[ParityExample]:
             refusal = getattr(error, "reason", str(error))[:120]
             continue  # PaliGemma's processor takes no prompt without a picture
         except Exception as error:  # a foreign `generate` may raise anything
+            if is_memory_full(error):
+                raise
             print(
                 f"{type(policy.core).__name__}: its own `generate` fails, so our decoding could "
                 f"not be compared with it ({type(error).__name__}: {str(error)[:120]})."

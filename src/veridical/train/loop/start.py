@@ -27,8 +27,9 @@ from veridical.runtime.allocator import give_back_freed_memory
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import require_file
 from veridical.runtime.fingerprint import Fingerprint, is_here, model_folders, named_folder
-from veridical.runtime.full_memory import memory_asked_for, memory_errors_alike
+from veridical.runtime.full_memory import memory_errors_alike
 from veridical.runtime.hub import check_hub_name, looks_like_path
+from veridical.runtime.lacking import memory_asked_for
 from veridical.runtime.options import by_option
 from veridical.runtime.runs import Run, start_run
 from veridical.train.loop.checking import benchmarks, check_checking
