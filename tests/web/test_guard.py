@@ -60,7 +60,7 @@ def test_only_a_page_of_this_server_changes_something(opened: Opened) -> None:
     assert asks.ask("DELETE", NOTE, b"", right).status == 405
     assert opened.notes.all() == {}
     assert asks.post(NOTE, {"flagged": True}, **right).status == 200
-    assert opened.notes.all()["1"].flagged
+    assert opened.notes.all()["1", 1].flagged
 
 
 OWN_ORIGIN, EVIL = "http://127.0.0.1:8600", "https://evil.example"

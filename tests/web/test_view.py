@@ -9,6 +9,7 @@ import os
 import random
 import re
 import shutil
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -270,6 +271,52 @@ def test_flags_and_notes_are_kept_exported_and_left_out_by_compose(
     assert sorted(left) == ["a", "c"]
     client.post("/s/0/row/2/note", {"flagged": False}, **own)
     assert [row["id"] for row in read_jsonl(tmp_path / "pairs.notes.jsonl")] == ["a"]
+
+
+def same_ids(path: Path, ids: Sequence[str]) -> Path:
+    write_jsonl(path, [
+        {"id": id, "images": [], "prompt": "?", "chosen": f"cup {n}", "rejected": f"dog {n}"}
+        for n, id in enumerate(ids)
+    ])  # fmt: skip
+    return path
+
+
+def test_a_flag_of_a_row_is_none_of_another_row_with_the_same_id(tmp_path: Path) -> None:
+    """The second row would take the first one's flag away, and `compose` keep what is flagged."""
+    path = same_ids(tmp_path / "pairs.jsonl", ["a", "same", "same", "nul\0"])
+    client = application(path)
+    for number in (3, 2, 4):
+        client.post(f"/s/0/row/{number}/note", {"flagged": True}, **{"x-veridical-key": KEY})
+    client.post("/s/0/row/3/note", {"flagged": False}, **{"x-veridical-key": KEY})
+    assert [row["row"] for row in read_jsonl(tmp_path / "pairs.notes.jsonl")] == [2, 4]
+    assert shown(client, "/s/0?marked=flagged") == [2, 4]
+    assert shown(client, "/s/0?marked=unflagged") == [1, 3]
+    assert 'aria-pressed="false"' in client.get("/s/0/row/3").text
+    assert 'aria-pressed="true"' in client.get("/s/0/row/2").text
+    given = ["build", "compose", str(path), "--out", str(tmp_path / "out")]
+    given += ["--without-flagged", str(tmp_path / "pairs.notes.jsonl")]
+    assert cli.main([*given, "--max-bad-fraction", "0.9"]) == 0
+    left = read_records(tmp_path / "out" / "pairs.parquet", "preference").rows
+    assert [row["chosen"][0]["content"][0]["text"] for row in left] == ["cup 0", "cup 2"]
+    cli.main(["view", str(path), "--export", str(tmp_path / "page.html"), "--port", "0"])
+    assert (tmp_path / "page.html").read_text().count('class="tag failed">flagged') == 2
+
+
+def test_a_note_stays_with_its_row_where_a_set_was_changed(tmp_path: Path) -> None:
+    path = same_ids(tmp_path / "pairs.jsonl", ["a", "b", "c"])
+    own = {"x-veridical-key": KEY}
+    application(path).post("/s/0/row/2/note", {"note": "odd", "flagged": True}, **own)
+    client = application(same_ids(path, ["new", "a", "b", "c"]))
+    assert shown(client, "/s/0?marked=noted") == [3]
+    assert shown(client, "/s/0?marked=unflagged") == [1, 2, 4]
+    assert "odd" in client.get("/s/0").text
+    cli.main(["view", str(path), "--export", str(tmp_path / "page.html"), "--port", "0"])
+    assert "odd" in (tmp_path / "page.html").read_text()
+    client.post("/s/0/row/3/note", {"flagged": False}, **own)
+    kept = [
+        (row["id"], row["row"], row["note"]) for row in read_jsonl(path.with_suffix(".notes.jsonl"))
+    ]
+    assert kept == [("b", 3, "odd")]
 
 
 def test_a_flag_that_can_not_be_stored_is_not_shown(

@@ -195,12 +195,12 @@ class Index:
             except sqlite3.OperationalError:  # a name that no path can be made of
                 return False
 
-    def find(self, query: Query, noted: Sequence[str] = ()) -> array[int]:
+    def find(self, query: Query, noted: Sequence[int] = ()) -> array[int]:
         """The numbers of the rows that a query asks for, in its order.
 
         Args:
             query: what is asked.
-            noted: ids of the rows that have a flag or a note, as far as the query asks for them.
+            noted: numbers of the rows with a flag or a note, as far as the query asks for them.
         """
         key = json.dumps([query.address(), list(noted)])
         with self._lock:
@@ -220,6 +220,28 @@ class Index:
             self._results[key] = found
             while len(self._results) > KEPT_RESULTS:
                 self._results.popitem(last=False)
+        return found
+
+    def places(self, noted: Sequence[tuple[str, int]]) -> dict[tuple[str, int], list[int]]:
+        """The numbers of the rows that notes are of, given the id and the number of each then.
+
+        Where the row of that number has another id now, the set was changed, and the note is of
+        whatever rows have the id.
+        """
+        numbers = json.dumps([number for _, number in noted])
+        with self._connect() as database:
+            asked = "SELECT number, id FROM rows WHERE number IN (SELECT value FROM json_each(?))"
+            ids = dict(database.execute(asked, (numbers,)).fetchall())
+            found = {(id, number): [number] for id, number in noted if ids.get(number) == id}
+            # A row that is not read yet may still be the one.
+            read = [one for one in noted if self._done or one[1] <= self._count]
+            moved: dict[str, list[tuple[str, int]]] = {}
+            for one in read:
+                if one not in found:
+                    moved.setdefault(one[0], []).append(one)
+            for id, own in moved.items():
+                rows = database.execute("SELECT number FROM rows WHERE id=?", (id,)).fetchall()
+                found |= {one: [number for (number,) in rows] for one in own}
         return found
 
     def rows(self, numbers: Sequence[int]) -> list[ShownRow]:

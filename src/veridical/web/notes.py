@@ -12,6 +12,8 @@ from veridical.runtime.errors import UserError
 from veridical.runtime.files import alone, check_writable, hash_file, read_jsonl, write_jsonl
 
 LONGEST_NOTE = 4000
+Key = tuple[str, int]
+"""A row's id and number: two rows of one file may have the same id."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,11 @@ class RowNote:
     set: str = ""
     sha256: str = ""
 
+    @property
+    def key(self) -> Key:
+        """What tells the note from others."""
+        return self.id, self.row
+
     def as_json(self) -> dict[str, object]:
         """A line of the file; `flagged` says whether `compose --without-flagged` leaves it out."""
         return asdict(self)
@@ -51,21 +58,21 @@ class Notes:
         self._sha256 = ""
         self._lock = threading.Lock()
         self._stamp: tuple[int, int] | None = None
-        self._known: dict[str, RowNote] = {}
+        self._known: dict[Key, RowNote] = {}
         self._read()
 
-    def all(self) -> dict[str, RowNote]:
-        """Every note by the row's id; what others wrote into the file is seen too."""
+    def all(self) -> dict[Key, RowNote]:
+        """Every note by its key; what others wrote into the file is seen too."""
         with self._lock:
             self._read()
             return dict(self._known)
 
-    def ids(self, marked: str) -> list[str]:
-        """The ids that a query with `marked` asks for (of `unflagged`, those it leaves out)."""
+    def marked(self, marked: str) -> list[Key]:
+        """The notes that a query with `marked` asks for (of `unflagged`, those it leaves out)."""
         if not marked:
             return []
         notes = self.all().values()
-        return sorted(one.id for one in notes if (one.note if marked == "noted" else one.flagged))
+        return sorted(one.key for one in notes if (one.note if marked == "noted" else one.flagged))
 
     def sha256(self) -> str:
         """Of the file of the rows, as it was when this was first asked.
@@ -86,8 +93,22 @@ class Notes:
 
         threading.Thread(target=hash_now, daemon=True).start()
 
-    def change(self, id: str, row: int, flagged: bool | None, note: str | None) -> RowNote:
+    def change(
+        self,
+        id: str,
+        row: int,
+        flagged: bool | None,
+        note: str | None,
+        shown: Key | None = None,
+    ) -> RowNote:
         """Change a row's flag or note, or both; None leaves it as it is.
+
+        Args:
+            id: of the row.
+            row: its number.
+            flagged: whether it is to be left out.
+            note: a text.
+            shown: key of the note that is shown of it, if it was noted as a row of another number.
 
         Raises:
             UserError: the file can't be written.
@@ -96,7 +117,9 @@ class Notes:
         sha256 = self.sha256()
         with self._lock, alone(self.path):
             self._read(again=True)
-            old = self._known.get(id, RowNote(id, row, False, "", ""))
+            known = dict(self._known)
+            moved = known.pop(shown, None) if shown is not None else None
+            old = known.pop((id, row), moved) or RowNote(id, row, False, "", "")
             new = RowNote(
                 id,
                 row,
@@ -106,8 +129,8 @@ class Notes:
                 str(self._rows_file),
                 sha256,
             )
-            others = {key: one for key, one in self._known.items() if key != id}
-            known = {**others, id: new} if new.flagged or new.note else others
+            if new.flagged or new.note:
+                known[new.key] = new
             ordered = sorted(known.values(), key=lambda one: one.row)
             write_jsonl(self.path, [one.as_json() for one in ordered])
             self._known = known  # not before: a page shows what is on the disk
@@ -128,13 +151,14 @@ class Notes:
         for row in read_jsonl(self.path) if state is not None else ():
             if not isinstance(row, dict) or not isinstance(row.get("id"), str):
                 raise UserError(f"{self.path} is no file of notes; name another with --notes.")
-            self._known[row["id"]] = RowNote(
+            note = RowNote(
                 row["id"],
                 int(row.get("row") or 0),
                 row.get("flagged") is True,
                 str(row.get("note") or ""),
                 *(str(row.get(name) or "") for name in ("at", "set", "sha256")),
             )
+            self._known[note.key] = note
         self._stamp = state
 
 

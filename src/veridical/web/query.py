@@ -139,7 +139,7 @@ def read_filter(text: str) -> Filter:
     return Filter(match[1].strip(), match[2], match[3].strip())
 
 
-def conditions(query: Query, noted: Sequence[str]) -> tuple[str, str, list[object]]:
+def conditions(query: Query, noted: Sequence[int]) -> tuple[str, str, list[object]]:
     """A query as SQL: the tables and conditions, the order, and the values.
 
     Values and names of fields are never a part of the SQL's text.
@@ -157,7 +157,7 @@ def conditions(query: Query, noted: Sequence[str]) -> tuple[str, str, list[objec
         parts.append("rows.problem != ''")
     if query.marked:
         negated = "NOT " if query.marked == "unflagged" else ""
-        parts.append(f"rows.id {negated}IN (SELECT value FROM json_each(?))")
+        parts.append(f"rows.number {negated}IN (SELECT value FROM json_each(?))")
         values.append(json.dumps(list(noted)))
     joined = " JOIN contents ON contents.number = rows.number" if query.search else ""
     where = f"{joined} WHERE {' AND '.join(parts)}" if parts else joined

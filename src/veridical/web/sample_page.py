@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from veridical.runtime.randomness import key
 from veridical.runtime.versions import own_version
 from veridical.web import pages
 from veridical.web.cards import Card, card_of, sets_legend
-from veridical.web.notes import Notes, RowNote
+from veridical.web.notes import Key, Notes, RowNote
 from veridical.web.sets import ViewedSet
 from veridical.web.shown_rows import ShownRow
 
@@ -61,9 +61,14 @@ def write_sample(
     refuse_other_file(out, MARK, "a page of `veridical view --export`")
     shown = []
     for one, own in zip(sets, notes, strict=True):
-        total, rows = draw_rows(one.rows(), count, seed)
-        known = own.all()
-        shown.append(SampledSet(one.name, total, [_sampled(one, row, known) for row in rows]))
+        known, here = own.all(), set[Key]()
+        total, rows = draw_rows(_seen(one.rows(), known, here), count, seed)
+        # What was noted of a row that has another number now is shown by its id.
+        moved = {key[0]: note for key, note in known.items() if key not in here}
+        sampled = [
+            _sampled(one, row, known.get((row.id, row.number), moved.get(row.id))) for row in rows
+        ]
+        shown.append(SampledSet(one.name, total, sampled))
     text = pages.render(
         "sample.html.j2",
         {
@@ -94,7 +99,17 @@ def draw_rows(rows: Iterable[ShownRow], count: int, seed: int) -> tuple[int, lis
     return total, [row for _, _, row in sorted(best, key=lambda entry: entry[1])]
 
 
-def _sampled(one: ViewedSet, row: ShownRow, notes: dict[str, RowNote]) -> SampledRow:
+def _seen(
+    rows: Iterable[ShownRow], known: Mapping[Key, RowNote], here: set[Key]
+) -> Iterator[ShownRow]:
+    """The rows, while the keys of the notes that are of one of them are put into `here`."""
+    for row in rows:
+        if (row.id, row.number) in known:
+            here.add((row.id, row.number))
+        yield row
+
+
+def _sampled(one: ViewedSet, row: ShownRow, note: RowNote | None) -> SampledRow:
     pictures = []
     for image in row.images[:IMAGES_A_ROW]:
         try:
@@ -102,4 +117,4 @@ def _sampled(one: ViewedSet, row: ShownRow, notes: dict[str, RowNote]) -> Sample
         except ImageError as error:
             pictures.append(ShownPicture("", 0, 0, False, str(error)))
     more = len(row.images) - len(pictures)
-    return SampledRow(card_of(row, whole=True), pictures, more, notes.get(row.id))
+    return SampledRow(card_of(row, whole=True), pictures, more, note)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -19,7 +19,7 @@ from veridical.web import pages
 from veridical.web.cards import card_of, sets_legend
 from veridical.web.guard import Access, Guard
 from veridical.web.index import Index
-from veridical.web.notes import LONGEST_NOTE, Notes
+from veridical.web.notes import LONGEST_NOTE, Notes, RowNote
 from veridical.web.pictures import SIZES, Pictures, encoded
 from veridical.web.query import MARKED, OPERATORS, Query, read_query
 from veridical.web.query_faults import query_faults
@@ -40,6 +40,23 @@ class Opened:
     viewed: ViewedSet
     index: Index
     notes: Notes
+
+    def marked(self, query: Query) -> list[int]:
+        """The numbers of the rows that a query with `marked` asks for, or leaves out."""
+        places = self.index.places(self.notes.marked(query.marked))
+        return sorted({number for own in places.values() for number in own})
+
+    def notes_of(self, rows: Sequence[ShownRow]) -> dict[int, RowNote]:
+        """The notes of some rows, by the row's number."""
+        ids = {row.id for row in rows}
+        known = {key: note for key, note in self.notes.all().items() if key[0] in ids}
+        here = {row.number for row in rows}
+        found: dict[int, RowNote] = {}
+        # A note of this very row is put in last: it counts before one of another number.
+        places = self.index.places([*known])
+        for key, numbers in sorted(places.items(), key=lambda item: item[1] == [item[0][1]]):
+            found |= {number: known[key] for number in numbers if number in here}
+        return found
 
 
 def viewer(sets: list[Opened], access: Access) -> ASGIApp:
@@ -131,8 +148,13 @@ def viewer(sets: list[Opened], access: Access) -> ASGIApp:
             raise UserError("This row has no id, so nothing can be noted of it.")
         if one.viewed.change:  # its row of this number may be another one now
             raise UserError(one.viewed.change)
-        kept = await run_in_threadpool(one.notes.change, found.id, number, flagged, words)
-        return kept.as_json()
+
+        def change() -> RowNote:
+            shown = one.notes_of([found]).get(number)
+            key = None if shown is None else shown.key
+            return one.notes.change(found.id, number, flagged, words, key)
+
+        return (await run_in_threadpool(change)).as_json()
 
     @app.get("/s/{place}/notes.jsonl")
     def notes(place: int) -> Response:
@@ -204,7 +226,6 @@ def _common(sets: list[Opened], place: int, one: Opened, query: Query) -> dict[s
         "indexed": one.index.count,
         "done": one.index.done,
         "failure": one.viewed.change or one.index.failure,
-        "notes": one.notes.all(),
         "notes_file": str(one.notes.path),
     }
 
@@ -212,14 +233,12 @@ def _common(sets: list[Opened], place: int, one: Opened, query: Query) -> dict[s
 def _list_values(
     sets: list[Opened], place: int, one: Opened, query: Query, asked: set[str]
 ) -> dict[str, object]:
-    numbers = one.index.find(query, one.notes.ids(query.marked))
+    numbers = one.index.find(query, one.marked(query))
     pages_there = max(1, -(-len(numbers) // ROWS_A_PAGE))
     page = min(query.page, pages_there)
     first = (page - 1) * ROWS_A_PAGE
-    cards = [
-        card_of(row, whole=False)
-        for row in one.index.rows(numbers[first : first + ROWS_A_PAGE].tolist())
-    ]
+    shown = one.index.rows(numbers[first : first + ROWS_A_PAGE].tolist())
+    cards = [card_of(row, whole=False) for row in shown]
     fields, reading = one.index.fields(), not one.index.done and not one.index.failure
 
     def has_field(name: str) -> bool:
@@ -228,6 +247,7 @@ def _list_values(
     return {
         **_common(sets, place, one, query),
         "cards": cards,
+        "notes": one.notes_of(shown),
         "found": len(numbers),
         "page": page,
         "pages": pages_there,
@@ -242,8 +262,9 @@ def _list_values(
 def _row_values(
     sets: list[Opened], place: int, one: Opened, number: int, query: Query, everything: bool
 ) -> dict[str, object]:
-    card = card_of(_row(one, number), whole=True, all_images=everything)
-    numbers = one.index.find(query, one.notes.ids(query.marked))
+    row = _row(one, number)
+    card = card_of(row, whole=True, all_images=everything)
+    numbers = one.index.find(query, one.marked(query))
     try:
         at: int | None = numbers.index(number)
     except ValueError:
@@ -256,6 +277,7 @@ def _row_values(
     return {
         **_common(sets, place, one, query),
         "card": card,
+        "notes": one.notes_of([row]),
         "previous": step(-1),
         "next": step(1),
         "at": None if at is None else at + 1,
