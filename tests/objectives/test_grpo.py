@@ -298,7 +298,7 @@ def test_trl_divides_and_punishes_alike() -> None:
 def test_options_without_effect_are_refused() -> None:
     for objective in (GRPO(clip_high=0.28), GRPO(ratio="response")):
         with pytest.raises(UserError, match="has no effect with one optimizer step"):
-            objective.check_updates(4, True)
-        replace(objective, minibatches=2).check_updates(4, True)
-        replace(objective, inner_epochs=2).check_updates(4, True)
+            objective.check_updates(4)
+        replace(objective, minibatches=2).check_updates(4)
+        replace(objective, inner_epochs=2).check_updates(4)
     assert GRPO().title == "group relative policy optimization (GRPO)"

@@ -100,13 +100,11 @@ class PolicyGradient(Described):
     clip: float
     kl_coefficient: float
 
-    def check_updates(self, prompts: int, same_start: bool) -> None:
+    def check_updates(self, prompts: int) -> None:
         """Refuse minibatches without prompts, and options that one update leaves without effect.
 
         Args:
             prompts: of a step, over all processes.
-            same_start: the first update of a step sees the log-probs that its samples had, as it
-                does without dropout.
 
         Raises:
             UserError: names the option.
@@ -117,7 +115,7 @@ class PolicyGradient(Described):
                 f"are {prompts} (--batch-size times --accumulation times processes, or all "
                 f"prompts). Set --minibatches to {prompts} or less, or raise --batch-size."
             )
-        if self.inner_epochs * self.minibatches > 1 or not same_start:
+        if self.inner_epochs * self.minibatches > 1:
             return
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)

@@ -271,30 +271,6 @@ def test_a_killed_run_chooses_and_stops_as_one_that_was_not(
             assert results(whole)[figure] == results(broken)[figure], figure
 
 
-def test_a_killed_run_has_the_dropout_of_one_that_was_not(
-    saved: str, prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    configuration = read_json(Path(saved) / "config.json")
-    configuration["text_config"]["attention_dropout"] = 0.5
-    write_json(Path(saved) / "config.json", configuration)
-    loud = replace(TRAINING, model_dropout=True, max_steps=4, evaluations=4, held_out=0.0)
-    train("rloo", saved, prompts, tmp_path / "whole", training=loud)
-    train("rloo", saved, prompts, tmp_path / "still", training=replace(loud, model_dropout=False))
-    assert not same_weights(tmp_path / "whole" / "model", tmp_path / "still" / "model")
-
-    def dies(setting: Any, step: int, *rest: Any) -> Experience:
-        if step == 2:
-            raise KeyboardInterrupt
-        return gather_experience(setting, step, *rest)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(rl_loop, "gather_experience", dies)
-        with pytest.raises(KeyboardInterrupt):
-            train("rloo", saved, prompts, tmp_path / "broken", training=loud)
-    train("rloo", saved, prompts, tmp_path / "broken", training=replace(loud, resume=True))
-    assert same_weights(tmp_path / "whole" / "model", tmp_path / "broken" / "model")
-
-
 def test_a_run_stops_when_nothing_is_gained_and_goes_on_when_asked(
     saved: str,
     prompts: Path,

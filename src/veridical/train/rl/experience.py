@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -63,8 +64,9 @@ class Setting:
         k: responses to each prompt.
         batch_size: prompts at once, when responses are scored and learned from.
         share_prefix: the layout.
+        minibatches: optimizer steps of a pass over a step's responses.
+        seed: of the draw of what is in which.
         engine: who samples, where that is not this process.
-        model_dropout: learn with the models' own dropout.
         left_out: takes the prompts whose images the processor refuses.
     """
 
@@ -75,8 +77,9 @@ class Setting:
     k: int
     batch_size: int
     share_prefix: bool
+    minibatches: int = 1
+    seed: int = 0
     engine: Engine | None = None
-    model_dropout: bool = False
     left_out: LeftOut | None = None
 
     def close(self) -> None:
@@ -95,7 +98,7 @@ class Setting:
         others = [self.actors.frozen]
         if critic is not None and critic.policy.model is not policy.model:
             others.append(critic.policy)
-        return all(see_alike(policy, other, self.model_dropout) for other in others)
+        return all(see_alike(policy, other, False) for other in others)
 
     @cached_property
     def needs_no_graph(self) -> bool:
@@ -226,7 +229,13 @@ def gather_experience(
         for one, earned in zip(asked, rewarded, strict=True)
         if not earned.problem
     ]
-    figures = list(_token_figures(setting, [one.group for one in answered]))
+    batches = None
+    if noise is None:
+        # Those of the first pass: in others the same weights give log-probs that differ by
+        # rounding, and what is learned would take that for a change of the policy.
+        passes = minibatches(setting, answered, len(indexes), step, 0)
+        batches = [batch for minibatch in passes for batch in in_batches(setting, minibatch)]
+    figures = _token_figures(setting, [one.group for one in answered], batches)
     dtype = torch.promote_types(policy.model.dtype, torch.float32)
     empty = torch.zeros(0, 1, dtype=dtype, device=policy.device)
 
@@ -301,50 +310,71 @@ def count_scored(
 
 
 @torch.no_grad()
-def _token_figures(setting: Setting, groups: Sequence[Group]) -> Iterator[TokenFigures]:
-    """What policy, reference and value model say of each response to each prompt."""
-    actors = setting.actors
-    for start in range(0, len(groups), setting.batch_size):
-        batch = setting.batch(groups[start : start + setting.batch_size])
-        with setting.seeing(actors.policy.model) as seen:
-            ours = setting.scores(actors.policy.model, batch)
-        with actors.as_reference() as reference, given_features(reference, seen.features):
-            theirs = setting.scores(reference, batch)
-        values = torch.zeros_like(ours.logps)
-        if actors.critic is not None:
-            with as_critic(actors.critic) as model, given_features(model, seen.features):
-                values = token_values(model, actors.critic.head, batch).to(values)
-        require_finite(actors.policy, ours.logps, "log-probabilities")
-        require_finite(actors.policy, theirs.logps, "reference log-probabilities")
-        require_finite(actors.policy, values, "values")
-        for row, length in enumerate(ours.mask.sum(-1).tolist()):
-            yield TokenFigures(
-                ours.logps[row, :length],
-                theirs.logps[row, :length],
-                values[row, :length],
-                ours.entropies[row, :length],
-            )
+def _token_figures(
+    setting: Setting, groups: Sequence[Group], batches: Sequence[Sequence[int]] | None = None
+) -> list[TokenFigures]:
+    """What policy, reference and value model say of each response to each prompt, in their order.
+
+    Args:
+        setting: the models.
+        groups: prompts with their responses.
+        batches: the positions of those that are computed together, each once; as they come if not
+            given.
+    """
+    found: dict[int, list[TokenFigures]] = {}
+    for chosen in batches or in_batches(setting, range(len(groups))):
+        figures = _figures_of_batch(setting, [groups[position] for position in chosen])
+        for position in chosen:
+            found[position] = list(itertools.islice(figures, len(groups[position].response_ids)))
+    return [one for position in range(len(groups)) for one in found[position]]
+
+
+def _figures_of_batch(setting: Setting, groups: Sequence[Group]) -> Iterator[TokenFigures]:
+    actors, batch = setting.actors, setting.batch(groups)
+    with setting.seeing(actors.policy.model) as seen:
+        ours = setting.scores(actors.policy.model, batch)
+    with actors.as_reference() as reference, given_features(reference, seen.features):
+        theirs = setting.scores(reference, batch)
+    values = torch.zeros_like(ours.logps)
+    if actors.critic is not None:
+        with as_critic(actors.critic) as model, given_features(model, seen.features):
+            values = token_values(model, actors.critic.head, batch).to(values)
+    require_finite(actors.policy, ours.logps, "log-probabilities")
+    require_finite(actors.policy, theirs.logps, "reference log-probabilities")
+    require_finite(actors.policy, values, "values")
+    for row, length in enumerate(ours.mask.sum(-1).tolist()):
+        yield TokenFigures(
+            ours.logps[row, :length],
+            theirs.logps[row, :length],
+            values[row, :length],
+            ours.entropies[row, :length],
+        )
 
 
 def minibatches(
-    experience: Experience, prompts: int, count: int, seed: int, step: int, epoch: int
+    setting: Setting, answered: Sequence[SampledPrompt], prompts: int, step: int, epoch: int
 ) -> list[list[int]]:
     """This process's prompts in each minibatch; minibatches are drawn over all processes' prompts.
 
     Args:
-        experience: of this process.
+        setting: says how many minibatches; there are fewer if there are fewer prompts.
+        answered: prompts of this process.
         prompts: of the step, over all processes.
-        count: how many minibatches; fewer if there are fewer prompts.
-        seed: of the draw.
         step: which step.
         epoch: which pass over its experience.
 
     Returns:
-        Positions in `experience.answered`.
+        Positions in `answered`.
     """
-    order = generator(seed, "minibatches", step, epoch).permutation(prompts).tolist()
-    count = min(count, prompts)
-    own = {one.place: position for position, one in enumerate(experience.answered)}
+    order = generator(setting.seed, "minibatches", step, epoch).permutation(prompts).tolist()
+    count = min(setting.minibatches, prompts)
+    own = {one.place: position for position, one in enumerate(answered)}
     return [
         [own[place] for place in order[number::count] if place in own] for number in range(count)
     ]
+
+
+def in_batches(setting: Setting, positions: Sequence[int]) -> Iterator[Sequence[int]]:
+    """As many prompts at once as `--batch-size` says, with their responses."""
+    for start in range(0, len(positions), setting.batch_size):
+        yield positions[start : start + setting.batch_size]

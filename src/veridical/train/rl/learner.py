@@ -107,7 +107,7 @@ class Learner:
         if checkpointing is not None:
             for name, module in trained.named_children():
                 if name in ("policy", "value"):
-                    checkpoint_activations(module, training.model_dropout, checkpointing)
+                    checkpoint_activations(module, False, checkpointing)
         self.every = max(1, steps // training.evaluations)
         require_same_start(trained)
 
@@ -124,7 +124,7 @@ class Learner:
         return Log(self.out, done, self.steps, trackers, self.core, training.show_every)
 
     def begin(self, step: int) -> None:
-        """Begin a step: a SIGTERM waits for its end, and its dropout depends on nothing before it.
+        """Begin a step: a SIGTERM waits for its end, and a model's noise depends on nothing before.
 
         Args:
             step: how many were done.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,7 +19,7 @@ from veridical.runtime.run_files import LogRow
 from veridical.train.loop.modes import learning
 from veridical.train.loop.seen import given_features
 from veridical.train.rl.actors import as_critic
-from veridical.train.rl.experience import Experience, Seen, Setting, minibatches
+from veridical.train.rl.experience import Experience, Seen, Setting, in_batches, minibatches
 from veridical.train.rl.learner import Learner
 
 OF_VALUES = ("value_loss", "value_clip_share", "stopped")
@@ -169,17 +169,17 @@ def learn(setting: Setting, lesson: Lesson, learner: Learner, prompts: int, step
     """
     objective, experience = lesson.objective, lesson.experience
     mask = experience.sampled.mask
-    sums, norms = Sums.none(), []
+    sums = Sums.none()
+    norms: list[float] = []
     for epoch in range(objective.inner_epochs):
-        for mine in minibatches(
-            experience, prompts, objective.minibatches, learner.seed, step, epoch
-        ):
+        for mine in minibatches(setting, experience.answered, prompts, step, epoch):
             whole = Whole.of(objective, mask[experience.rows(mine, setting.k)])
             if not whole.actions:
                 continue  # no prompt of it is learned from; an optimizer would still move
             seen = Sums.none()
-            for chunk in _chunks(mine, setting.batch_size):
-                seen += _learn_batch(setting, lesson, chunk, whole)
+            for chunk in in_batches(setting, mine):
+                # Until the first update the policy is the one that sampled.
+                seen += _learn_batch(setting, lesson, chunk, whole, moved=bool(norms))
             norms.append(learner.step())
             seen = seen.over_processes()
             sums += seen
@@ -188,17 +188,31 @@ def learn(setting: Setting, lesson: Lesson, learner: Learner, prompts: int, step
     return _learned(lesson, sums, norms, stopped=False)
 
 
-def _learn_batch(setting: Setting, lesson: Lesson, chunk: Sequence[int], whole: Whole) -> Sums:
-    """Gradients of the losses on a few prompts' responses, and the sums that are logged."""
+def _learn_batch(
+    setting: Setting, lesson: Lesson, chunk: Sequence[int], whole: Whole, moved: bool
+) -> Sums:
+    """Gradients of the losses on a few prompts' responses, and the sums that are logged.
+
+    Args:
+        setting: models and layout.
+        lesson: this process's responses.
+        chunk: the prompts.
+        whole: what their minibatch has.
+        moved: whether a weight has moved since the responses were sampled. If not, ratios are 1.
+            Computed from the log-probs of the sampling pass, whose batches were others, they would
+            be off by rounding, in half precision by more than a narrow `--clip`.
+    """
     objective, estimate, sampled = lesson.objective, lesson.estimate, lesson.experience.sampled
     rows, actions = lesson.experience.rows(chunk, setting.k), whole.actions
     batch = setting.batch([lesson.experience.answered[i].group for i in chunk])
     model = setting.actors.policy.model
-    with learning(model, setting.model_dropout):
+    with learning(model, False):
         with setting.seeing(model) as seen:
             scores = setting.scores(model, batch)
         now, counted = objective.actions(scores.logps), objective.counted(scores.mask)
-        before = _as_wide(sampled.logps[rows], scores.logps)
+        before = scores.logps.detach()
+        if moved:
+            before = _as_wide(sampled.logps[rows], scores.logps)
         reference = _as_wide(sampled.reference_logps[rows], scores.logps)
         limit = setting.decoding.max_new_tokens
         tokens = ScoredTokens(scores.logps, before, reference, scores.mask, limit)
@@ -210,7 +224,7 @@ def _learn_batch(setting: Setting, lesson: Lesson, chunk: Sequence[int], whole: 
     value_loss, values_clipped = torch.zeros(()), torch.zeros(())
     if estimate.returns is not None:
         value_loss, values_clipped = _learn_values(
-            setting, lesson, batch, rows, scores.mask, actions, seen
+            setting, lesson, batch, rows, scores.mask, actions, seen, moved
         )
     return Sums(
         policy_loss=policy_loss,
@@ -224,15 +238,17 @@ def _learn_batch(setting: Setting, lesson: Lesson, chunk: Sequence[int], whole: 
 
 def _learn_values(
     setting: Setting, lesson: Lesson, batch: Batch, rows: Tensor, mask: Tensor, actions: float,
-    seen: Seen,
+    seen: Seen, moved: bool,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """The gradient of the value model's loss; the loss, and the share of values clipped."""
     critic, returns = setting.actors.critic, lesson.estimate.returns
     assert critic is not None and returns is not None
-    with as_critic(critic) as model, learning(model, setting.model_dropout):
+    with as_critic(critic) as model, learning(model, False):
         with given_features(model, seen.features):
             values = token_values(model, critic.head, batch).to(lesson.experience.sampled.logps)
-        old = _as_wide(lesson.experience.sampled.values[rows], values)
+        old = values.detach()
+        if moved:
+            old = _as_wide(lesson.experience.sampled.values[rows], values)
         loss, clipped = lesson.objective.value_loss(
             values, old, _as_wide(returns[rows], values), mask
         )
@@ -245,11 +261,6 @@ def _learn_values(
 def _as_wide(rows: Tensor, like: Tensor) -> Tensor:
     """Rows of a step without the padding that a batch does not have."""
     return rows[..., : like.shape[-1]]
-
-
-def _chunks(items: Sequence[int], size: int) -> Iterator[Sequence[int]]:
-    for start in range(0, len(items), size):
-        yield items[start : start + size]
 
 
 def _learned(lesson: Lesson, sums: Sums, norms: Sequence[float], stopped: bool) -> Learned:

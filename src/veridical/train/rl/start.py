@@ -111,7 +111,7 @@ class Arguments:
         Raises:
             UserError: names the option.
         """
-        self.objective.check_updates(prompts, not self.training.model_dropout)
+        self.objective.check_updates(prompts)
 
 
 @dataclass(frozen=True)
@@ -166,8 +166,9 @@ class Start:
             k=given.objective.samples,
             batch_size=training.batch_size,
             share_prefix=self.layout.allowed,
+            minibatches=given.objective.minibatches,
+            seed=training.seed,
             engine=given.sampling.open_engine(given.model, training, out),
-            model_dropout=training.model_dropout,
             left_out=self.left_out,
         )
 
@@ -288,12 +289,16 @@ def check_training(training: Training, judging: Judging) -> None:
             "--select-by exact_score is the exact judge's word beside another judge's: it needs "
             "--objects and a --judge that is not exact. With --judge exact, choose by reward."
         )
-    if training.lora_dropout:
-        raise UserError(
-            "--lora-dropout is not offered by this command: a step would compare log-probs with "
-            "dropout to those of the samples, made without, and take its noise for a change of the "
-            "policy. Leave it at 0."
-        )
+    for option, given, off in (
+        ("--lora-dropout", training.lora_dropout, "at 0"),
+        ("--model-dropout true", training.model_dropout, "out"),
+    ):
+        if given:
+            raise UserError(
+                f"{option} is not offered by this command: a step would compare log-probs with "
+                "dropout to those of the samples, made without, and take its noise for a change of "
+                f"the policy. Leave it {off}."
+            )
 
 
 def hold_out(

@@ -103,13 +103,13 @@ def try_a_step(setting: Setting, groups: Sequence[Group], learner: Learner) -> N
 def _forward_and_backward(setting: Setting, groups: Sequence[Group]) -> None:
     actors, batch = setting.actors, setting.batch(groups)
     model = actors.policy.model
-    with learning(model, setting.model_dropout):
+    with learning(model, False):
         loss = setting.scores(model, batch).logps.sum()
         with unmixed():
             loss.backward()
     if actors.critic is None:
         return
-    with as_critic(actors.critic) as critic, learning(critic, setting.model_dropout):
+    with as_critic(actors.critic) as critic, learning(critic, False):
         values = token_values(critic, actors.critic.head, batch)
         with unmixed():
             values.sum().backward()
