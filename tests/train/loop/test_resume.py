@@ -44,7 +44,8 @@ FIXED = {
     "batch_size", "accumulation", "max_length", "max_response_tokens", "held_out", "evaluations",
     "more_data", "data_weights", "select_by",
     "check_images", "check_objects", "check_vocabulary", "check_by", "check_limit", "check_tokens",
-    "share_prefix", "template", "dry_run", "dtype", "mixed_precision", "seed",
+    "share_prefix", "template", "dry_run", "dtype", "attention", "mixed_precision",
+    "seed",
     # objectives
     "kind", "loss", "per_token", "first_rejected_weight", "reference", "reference_model",
     "reference_every", "reference_mix", "facts",
