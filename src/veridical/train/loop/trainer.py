@@ -27,7 +27,7 @@ from veridical.train.loop.items import Items
 from veridical.train.loop.loading_trainer import LoadingTrainer
 from veridical.train.loop.order import Batches
 from veridical.train.loop.outcomes import pair_logps
-from veridical.train.loop.row_means import RowMeans
+from veridical.train.loop.row_means import RowMeans, Unlogged
 from veridical.train.loop.schedule import schedule_for
 from veridical.train.loop.stopping import HIGHER_IS_BETTER, worst
 from veridical.train.loop.task import Outcome, Task
@@ -85,6 +85,8 @@ class GroupTrainer(LoadingTrainer):
         self.nothing_counts = False
         self.check: Check | None = None
         self.add_callback(StayWhereNothingCounts(self))
+        self._unlogged = Unlogged(self._means["train"])
+        self.add_callback(self._unlogged)
 
     def outcome(self, model: PreTrainedModel, inputs: StepInputs) -> Outcome:
         """The objective on one batch; nothing of it counts where the batch only keeps step."""
@@ -226,6 +228,10 @@ class GroupTrainer(LoadingTrainer):
         if "loss" in logs:
             logs = {**logs, **self._means["train"].take(), **self.train_dataset.told()}
         super().log(logs, start_time)
+
+    def _save_checkpoint(self, model: PreTrainedModel, trial: object) -> None:
+        self._unlogged.keep()
+        super()._save_checkpoint(model, trial)
 
     def _run_epoch(self, **arguments: object) -> None:
         """Take no step more when a run is resumed that had taken all of them, or had stopped."""
