@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import queue
 import random
 import resource
@@ -23,10 +24,11 @@ from weakref import WeakKeyDictionary
 
 import pytest
 import uvicorn
+from PIL import Image
 
 from veridical import cli
 from veridical.data.records import read_records, write_records
-from veridical.runtime.files import read_json, read_jsonl
+from veridical.runtime.files import read_json, read_jsonl, write_jsonl
 from veridical.web.label_store import LabelStore
 from veridical.world.dataset import write_scenes
 
@@ -230,6 +232,44 @@ def test_pairs_are_found_flagged_and_labeled_by_keys(
         post_from_another_site(browser, view, tmp_path / "pairs.notes.jsonl")
         flag_and_note(browser, view, tmp_path / "pairs.notes.jsonl")
         compare(browser, label, out)
+
+
+def test_odd_pictures_and_names_fit_a_page(
+    browser: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A picture of 30 x 5,000 was shown 35,000 pixels high, and long names made pages too wide."""
+    sizes = {"tall.png": (30, 5000), "wide.png": (6000, 40), "thin.png": (8, 90)}
+    for file, size in sizes.items():
+        Image.new("RGB", size, "green").save(tmp_path / file)
+    name = "a" * 150
+    rows = [
+        {"id": f"{names}", "images": names, "prompt": "What?", "chosen": "cup", "rejected": "dog",
+         "source": json.dumps({name: name, "b": 1}),
+         "ratings": [{"answer": "chosen", "aspect": name, "value": 1.0}]}
+        for names in ([*sizes], *([file] for file in sizes))
+    ]  # fmt: skip
+    write_jsonl(tmp_path / "pairs.jsonl", rows)
+    sample = tmp_path / "sample.html"
+    assert cli.main(["view", str(tmp_path / "pairs.jsonl"), "--export", str(sample)]) == 0
+    label = ["label", str(tmp_path / "pairs.jsonl"), "--out", str(tmp_path / "out")]
+    with (
+        in_thread(["view", str(tmp_path / "pairs.jsonl")], monkeypatch) as view,
+        in_thread(label, monkeypatch) as compare_at,
+    ):
+        pages = [f"{view}/s/0", *(f"{view}/s/0/row/{n}" for n in (1, 2, 3, 4)), compare_at]
+        for width, scheme in LOOKS:
+            page = tab(browser, viewport={"width": width, "height": 800}, color_scheme=scheme)
+            for address in (*pages, sample.as_uri()):
+                page.goto(address)
+                until(page, "[...document.images].every((i) => i.complete || i.loading == 'lazy')")
+                assert page.evaluate("document.documentElement.scrollWidth") <= width, address
+                heights = page.evaluate("[...document.images].map((i) => i.clientHeight)")
+                assert max(heights) <= 800, (address, heights)
+                fits = page.evaluate(
+                    "[...document.images].map((i) => getComputedStyle(i).objectFit)"
+                )
+                assert set(fits) == {"contain"}, "else it would be distorted"
+            page.close()
 
 
 def look_at_every_page(browser: Any, view: str, label: str, sample: str) -> None:

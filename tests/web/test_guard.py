@@ -157,6 +157,8 @@ def test_a_token_is_in_the_address_once_and_then_in_a_cookie(opened: Opened) -> 
     assert "Secure" not in cookie
     assert asks.get("/s/0", cookie=cookie.partition(";")[0]).status == 200
     assert asks.get("/s/0", cookie=cookie.partition(";")[0] + "x").status == 401
+    foreign = f'prefs={{"a": "b"}}; =; {cookie.partition(";")[0]}'  # of another program
+    assert asks.get("/s/0", cookie=foreign).status == 200
     elsewhere = asks.get(f"//evil.example/?token={TOKEN}")
     assert elsewhere.headers["location"] == "/evil.example/"
     secure = asks.get(f"/s/0?token={TOKEN}", **{"x-forwarded-proto": "https"})

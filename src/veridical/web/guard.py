@@ -16,7 +16,6 @@ import re
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from http.cookies import CookieError, SimpleCookie
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, quote, urlencode
 
@@ -159,11 +158,8 @@ class Guard:
         given = next((value for name, value in query if name == "token"), None)
         if given is not None:
             return self.access.who(given), given
-        try:
-            cookie = SimpleCookie(headers.get("cookie", "")).get(self.access.cookie)
-        except CookieError:
-            return None, ""
-        return (None if cookie is None else self.access.who(cookie.value)), ""
+        cookie = _cookie(headers.get("cookie", ""), self.access.cookie)
+        return (None if cookie is None else self.access.who(cookie)), ""
 
     def _entrance(self, scope: Scope, headers: Mapping[str, str], token: str) -> dict[str, str]:
         """Headers that put the token into a cookie and out of the address."""
@@ -187,6 +183,19 @@ def _headers(scope: Scope) -> dict[str, str]:
         joint = "; " if name == "cookie" else ", "
         found[name] = f"{found[name]}{joint}{value}" if name in found else value
     return found
+
+
+def _cookie(header: str, name: str) -> str | None:
+    """A cookie's value.
+
+    Not by `http.cookies`, which reads nothing behind a cookie in another form, such as JSON, that
+    another program of the same machine may have set.
+    """
+    for part in header.split(";"):
+        own, _, value = part.strip().partition("=")
+        if own == name:
+            return value
+    return None
 
 
 def _limited(receive: Receive) -> Receive:
