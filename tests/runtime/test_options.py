@@ -29,8 +29,8 @@ class Goal:
 def test_groups_give_their_fields_and_the_rest_stays() -> None:
     arguments = {"out": Path("o"), "loading": Loading(device="cpu"), "reading": Reading(limit=3)}
     assert by_option(arguments) == {
-        "out": Path("o"), "dtype": "auto", "device": "cpu", "template": None, "limit": 3,
-        "images_root": None, "max_bad_fraction": 0.01,
+        "out": Path("o"), "dtype": "auto", "device": "cpu", "attention": "auto", "template": None,
+        "limit": 3, "images_root": None, "max_bad_fraction": 0.01,
     }  # fmt: skip
 
 
