@@ -90,7 +90,7 @@ def data_import(
     first = [row for _, row in islice(opened.rows(), FIRST_ROWS)]
     if not first:
         raise UserError(f"{source} holds no rows.")
-    check_columns(rules.columns or {}, first)
+    check_columns(source, rules.columns or {}, first)
     found = find_set(as_, first, source, rules.columns)
     work = Conversion(opened, found, rules, kind, images_root, limit)
     check_asked(work, first)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shlex
 from collections import Counter
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -163,8 +164,9 @@ class Seen:
             one = min(self.lost.values())
             found = f"{name}: no row has images, but the column {one!r} seems to hold some."
             if by_option:
+                named = shlex.quote(f"images={one}")
                 raise UserError(
-                    f"{found} Set --columns images={one}, or --images drop to read the texts alone."
+                    f"{found} Set --columns {named}, or --images drop to read the texts alone."
                 )
             raise UserError(
                 f"{found} Call it `images` (paths or bytes; {', '.join(IMAGES[1:6])}, ... are read "
@@ -207,12 +209,12 @@ class RowChecker:
         with ThreadPoolExecutor() as pool:
             results = list(pool.map(self._checked, rows))
         good = []
-        for (number, row), result in zip(chunk, results, strict=True):
+        for (number, row), named, result in zip(chunk, rows, results, strict=True):
             try:
                 if isinstance(result, RowError):
                     raise result
                 record, content = result
-                converses = isinstance(row, Mapping) and row.get("conversations") is not None
+                converses = isinstance(named, Mapping) and named.get("conversations") is not None
                 record["id"] = self._unique_id(number, record["id"], content, converses)
                 good.append(record)
                 self.numbers.append(number)
@@ -228,10 +230,16 @@ class RowChecker:
         return reason is not None
 
     def _named(self, row: object) -> object:
-        """The row with its kind's names, after noting which columns are used and which not."""
+        """The row with its kind's names, after noting which columns are used and which not.
+
+        What is wrong with the names comes instead.
+        """
         if not isinstance(row, Mapping):
             return row
-        named, used = with_own_names(row, self.kind)
+        try:
+            named, used = with_own_names(row, self.kind, exact=self.foreign)
+        except RowError as bad:
+            return bad
         others = {name for name in row if row[name] is not None} - known_fields(self.kind) - used
         self.seen.used |= used
         self.seen.others |= others

@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from veridical.data.column_names import squeezed
 from veridical.runtime.errors import UserError
 
 
 def own_id(row: object) -> str:
     """The id that a row of a file has, as text; "" if it has none."""
-    return whole_text(row.get("id")) if isinstance(row, Mapping) else ""
+    if not isinstance(row, Mapping):
+        return ""
+    name = "id" if "id" in row else next((n for n in row if squeezed(str(n)) == "id"), "id")
+    return whole_text(row.get(name))
 
 
 def whole_text(value: object) -> str:

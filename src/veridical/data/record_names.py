@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
+from veridical.data.column_names import OF_RECORDS, as_known, known, with_underscores
+from veridical.data.record_kinds import MESSAGE_FIELDS, OPTIONAL_FIELDS
 from veridical.runtime.files import JSON_ERRORS, parse_json
 
 IMAGES = (
@@ -58,7 +60,17 @@ OTHERS = frozenset(
 """Names that are read in place of the kinds' own."""
 
 
-def with_own_names(row: Mapping[str, object], kind: str) -> tuple[dict[str, object], set[str]]:
+RECORD_NAMES = (
+    *OF_RECORDS, *IMAGES, *QUESTIONS, *ANSWERS, *LABELS, *EXPECTED, *pair_names("chosen"),
+    *pair_names("rejected"), "conversations", "input", "system",
+)  # fmt: skip
+"""Every name that is read; of those that are told apart by nothing, the first counts."""
+KNOWN = known(RECORD_NAMES)
+
+
+def with_own_names(
+    row: Mapping[str, object], kind: str, exact: bool = False
+) -> tuple[dict[str, object], set[str]]:
     """A row with the names of its kind, and the columns of other names that were used for it.
 
     Understood are, beside the names in `IMAGES`:
@@ -78,10 +90,27 @@ def with_own_names(row: Mapping[str, object], kind: str) -> tuple[dict[str, obje
       conversation.
 
     Messages that are JSON in a text, and lists of images, responses and the like that are, count as
-    what they stand for. A column of the kind's own name always comes first.
+    what they stand for. A column of the kind's own name always comes first. All names may be
+    written with capitals, and with spaces, hyphens or nothing for underscores, unless `exact`.
+
+    Raises:
+        RowError: two columns have one name, written in two ways.
     """
-    named, used = {name: _unpacked(name, value) for name, value in row.items()}, set[str]()
-    if row.get("images") is None and row.get("image") is None:
+    spelled = {} if exact else as_known(row, KNOWN)
+    named, used = (
+        {n: _unpacked(n, value) for n, value in row.items() if n not in spelled},
+        set[str](),
+    )
+    named |= {ours: _unpacked(ours, row[name]) for name, ours in spelled.items()}
+    _name(named, used, kind)
+    fields = {"id", *IMAGES[:2], *MESSAGE_FIELDS[kind], *OPTIONAL_FIELDS[kind]}
+    fields |= {"conversations"} if kind == "conversation" else set()
+    return named, used | {name for name, ours in spelled.items() if ours in used | fields}
+
+
+def _name(named: dict[str, object], used: set[str], kind: str) -> None:
+    """Fill the fields of a kind from columns of other names, which are noted in `used`."""
+    if named.get("images") is None and named.get("image") is None:
         _take(named, used, "images", IMAGES[2:])
     if kind == "preference":
         _name_pair(named, used)
@@ -98,7 +127,6 @@ def with_own_names(row: Mapping[str, object], kind: str) -> tuple[dict[str, obje
         named[field] = _turns(named.get(field))
     if named.get("images") is None and named.get("image") is None:
         _lift_images(named)
-    return named, used
 
 
 def is_labeled_bad(row: Mapping[str, object]) -> bool:
@@ -151,7 +179,7 @@ def image_column(name: str, value: object, depth: int = DEEPEST) -> str | None:
 def _looks_like_images(name: str, value: object) -> bool:
     if value is None or value is False or value in ("", 0, [], {}):
         return False
-    if _LOOKS_LIKE_IMAGES.search(name.rpartition(".")[2]):
+    if _LOOKS_LIKE_IMAGES.search(with_underscores(name.rpartition(".")[2])):
         return True
     first = value[0] if isinstance(value, list) and value else value
     if isinstance(first, str):

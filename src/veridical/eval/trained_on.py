@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from veridical.data.record_files import parquet_columns, raw_rows
+from veridical.data.record_kinds import RowError
 from veridical.data.record_names import with_own_names
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import hash_file
@@ -110,6 +111,9 @@ def _images(data: Path) -> Iterator[object]:
         return
     for _, row in raw_rows(data)[1]:
         if isinstance(row, Mapping):
-            named, _ = with_own_names(row, "conversation")
+            try:
+                named, _ = with_own_names(row, "conversation")
+            except RowError:
+                continue  # training left it out
             images = named.get("images") or named.get("image") or []
             yield from images if isinstance(images, list) else [images]

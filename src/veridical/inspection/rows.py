@@ -10,12 +10,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, cast, get_args
 
+from veridical.data.column_names import colliding
 from veridical.data.importers.recognize import recognize
 from veridical.data.messages import Message, text_of
 from veridical.data.record_files import count_rows, stream_rows
 from veridical.data.record_flags import own_id
 from veridical.data.record_kinds import Kind, RowError, response_name
-from veridical.data.record_names import with_own_names
+from veridical.data.record_names import KNOWN, with_own_names
 from veridical.data.record_rows import known_fields, normalize
 from veridical.data.record_types import CheckedRow
 from veridical.inspection.pictures import Picture
@@ -128,6 +129,8 @@ def recognize_kind(path: Path) -> Kind:
 
 def _of_no_kind(path: Path, rows: Sequence[object]) -> str:
     """What rows are that no command reads, and what to do with them."""
+    if (twice := colliding(rows, KNOWN)) is not None:
+        return f"{twice}."
     known = recognize(rows)
     if known is not None:
         name = known.taken_for.name
@@ -171,7 +174,10 @@ def read_row(number: int, raw: object, kind: Kind) -> Row:
     first, given = None, {name for name, value in raw.items() if value is not None}
     if kind == "preference":
         raw, first = with_ranking(raw)
-    named, used = with_own_names(raw, kind)
+    try:
+        named, used = with_own_names(raw, kind)
+    except RowError as refusal:
+        return Row(number, kind, raw, {}, None, refusal, (), first)
     unread = raw.keys() - known_fields(kind) - used
     read = frozenset(given - unread)
     others = {name: raw[name] for name in raw if name in unread and raw[name] is not None}

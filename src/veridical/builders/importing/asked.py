@@ -8,7 +8,8 @@ from typing import get_args
 
 from veridical.builders.importing.columns import columns_read
 from veridical.builders.importing.conversion import Conversion
-from veridical.data.importers.convert import FACTORS, MARGINS, looked_up
+from veridical.data.column_names import colliding, squeezed
+from veridical.data.importers.convert import FACTORS, MARGINS, NAMES, looked_up
 from veridical.data.importers.labels import may_judge, names_worse
 from veridical.data.importers.shapes import SHAPES
 from veridical.data.importers.winners import COLUMNS, TIES
@@ -22,10 +23,11 @@ OWN = frozenset({"context", "severity", "margin", "image_id", *FACTORS})
 DEEPEST = 3  # points in the name of a place
 
 
-def check_columns(columns: Mapping[str, str], first: Sequence[object]) -> None:
-    """Refuse columns of `--columns` that no row has.
+def check_columns(source: str, columns: Mapping[str, str], first: Sequence[object]) -> None:
+    """Refuse columns of `--columns` that no row has, and two columns of one name.
 
     Args:
+        source: where the rows are from.
         columns: ours to theirs.
         first: the first rows.
 
@@ -33,6 +35,10 @@ def check_columns(columns: Mapping[str, str], first: Sequence[object]) -> None:
         UserError: names the option, and what the rows have.
     """
     rows = [row for row in first if isinstance(row, Mapping)]
+    moved = {*columns.values()}
+    left = [{name: value for name, value in row.items() if name not in moved} for row in rows]
+    if (twice := colliding(left, NAMES)) is not None:
+        raise UserError(f"In {source}, {twice}.")
     kinds: tuple[Kind, ...] = get_args(Kind)
     ours_known = OWN | OTHERS | {name for kind in kinds for name in known_fields(kind)}
     for ours, theirs in columns.items():
@@ -62,7 +68,10 @@ def check_asked(work: Conversion, first: Sequence[object]) -> None:
     for ours, theirs in (work.given.columns or {}).items():
         _check_column(work, ours, theirs)
     _check_winners(work, rows)
-    margins = {*MARGINS, (work.given.columns or {}).get("margin")}
+    margins = {*MARGINS, (work.given.columns or {}).get("margin", "margin")}
+    margins = {
+        name for row in rows for name in row if squeezed(str(name)) in map(squeezed, margins)
+    }
     if work.given.margin_weight is not None and work.kind != "preference":
         raise UserError(f"--margin-weight goes with preference records, not with {work.kind} ones.")
     if work.given.margin_weight is not None and not any(margins & row.keys() for row in rows):
@@ -120,7 +129,8 @@ def _check_answers(work: Conversion, rows: Sequence[Mapping[str, object]]) -> No
     read = {name for theirs in columns_read(work, rows).values() for name in theirs}
     there = {str(name) for row in rows for name in row if row[name] is not None} - read
     named = {"chosen", "rejected", *pair_names("chosen"), *pair_names("rejected")}
-    if read and work.found.taken_for.name in SHAPES and (unread := sorted(there & named)):
+    unread = sorted(name for name in there if squeezed(name) in map(squeezed, named))
+    if read and work.found.taken_for.name in SHAPES and unread:
         raise UserError(
             f"{work.source.name}: the column {unread[0]!r} holds an answer, and {work.kind} "
             "records have no place for it. Set --kind preference for pairs, or "

@@ -103,7 +103,7 @@ class Conversion:
             try:
                 if isinstance(made, RowError):
                     raise made
-                normalize(with_own_names(made, self.kind)[0], self.kind)
+                normalize(with_own_names(made, self.kind, exact=True)[0], self.kind)
             except RowError as error:
                 reason = error
             else:

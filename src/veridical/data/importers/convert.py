@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from veridical.data.column_names import as_known, known, squeezed
 from veridical.data.importers.extras import COLUMN, unpacked
 from veridical.data.importers.labels import read_label
 from veridical.data.importers.rules import Rules
@@ -20,6 +21,7 @@ from veridical.data.record_kinds import TAG, Kind, LeftOutError, RowError
 from veridical.data.record_names import (
     IMAGES,
     LABELED_BAD,
+    RECORD_NAMES,
     image_column,
     is_labeled_bad,
     with_own_names,
@@ -41,6 +43,11 @@ FACTORS = {
 }
 """Factors that `build compose` knows, to the columns in which sets name them."""
 BY_RESPONSE = "responses_by"
+NAMES = known(
+    RECORD_NAMES, *(shape.reads for shape in SHAPES.values()), *FACTORS.values(), MARGINS, VIDEOS,
+    ("context", "severity", BY_RESPONSE),
+)  # fmt: skip
+"""Names that importers know, by how they are told apart."""
 _STAY = ("id", "image_id")
 """Columns that keep their own meaning when another is read from them."""
 
@@ -66,12 +73,11 @@ def convert(
     if one.leave_out is not None and row.get(one.leave_out[0]):
         yield LeftOutError(*one.leave_out)
         return
-    if kind == "conversation" and is_labeled_bad(row):
-        yield LeftOutError("label", LABELED_BAD)
-        return
     try:
         held = unpacked(row)
         whole = renamed({n: v for n, v in row.items() if n != COLUMN}, rules.columns or {})
+        if kind == "conversation" and is_labeled_bad(whole):
+            raise LeftOutError("label", LABELED_BAD)
         if any(whole.get(name) for name in VIDEOS) and not any(whole.get(name) for name in IMAGES):
             raise LeftOutError("video", "videos are not read")
         whole |= {name: _as_object(whole.get(name)) for name in one.printed}
@@ -87,7 +93,7 @@ def convert(
 
 
 def renamed(row: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, object]:
-    """A row with columns under our names.
+    """A row with columns under our names, however the file writes them (`Image path`).
 
     Args:
         row: as it lies in the file.
@@ -95,11 +101,15 @@ def renamed(row: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, obj
             object of a list, and null where `a` is.
 
     Raises:
-        RowError: it has no such column.
+        RowError: it has no such column, or one name twice.
     """
     values = {ours: looked_up(row, ours, theirs) for ours, theirs in columns.items()}
     moved = set(columns.values()) - set(_STAY)
-    return {name: value for name, value in row.items() if name not in moved} | values
+    rest = {name: value for name, value in row.items() if name not in moved}
+    given = {squeezed(ours) for ours in values}
+    spelled = as_known({n: v for n, v in rest.items() if squeezed(str(n)) not in given}, NAMES)
+    plain = {name: value for name, value in rest.items() if name not in spelled}
+    return plain | {ours: rest[name] for name, ours in spelled.items()} | values
 
 
 def looked_up(row: Mapping[str, Any], ours: str, theirs: str) -> Any:
@@ -164,7 +174,7 @@ def finished(
     _begin_answers(made, rules)
     _rate_severity(made, rules)
     _scale_beta(made, rules)
-    named, used = with_own_names(made, kind)
+    named, used = with_own_names(made, kind, exact=True)
     row = {name: value for name, value in named.items() if name not in used}
     if kind == "unpaired":
         row["label"] = read_label(row.get("label"))

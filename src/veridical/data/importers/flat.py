@@ -24,7 +24,7 @@ def fits(row: Mapping[str, object]) -> Fit | None:
     """Why a row is of this shape."""
     if _has_answers(row, "responses"):
         return Fit("it has a prompt and a list `responses`", "sample")
-    labeled, used = with_own_names(row, "unpaired")
+    labeled, used = with_own_names(row, "unpaired", exact=True)
     good = is_verdict(labeled.get("label")) and labeled.get("prompt") is not None
     if good and _is_answer(labeled.get("completion")):
         theirs = sorted(used | {name for name in ("completion", "label") if name in row})
@@ -34,14 +34,14 @@ def fits(row: Mapping[str, object]) -> Fit | None:
         a, b, winner = (two.columns[name] for name in COLUMNS)
         return Fit(f"it has {a} and {b}, and {winner} says which is better", "preference")
     for kind, wanted in (("preference", ("chosen", "rejected")), ("conversation", ("messages",))):
-        named, used = with_own_names(row, kind)
+        named, used = with_own_names(row, kind, exact=True)
         if all(_is_answer(named.get(name)) for name in wanted):
             theirs = sorted(used | {name for name in wanted if row.get(name) is not None})
             return Fit(f"it has {', '.join(theirs)}", _kind(kind))
-    named, _ = with_own_names(row, "preference")
+    named, _ = with_own_names(row, "preference", exact=True)
     if all(named.get(name) for name in ("prompt", "chosen", "rejected")):
         return Fit("it has chosen, rejected", "preference")  # though not in a form that is read
-    if with_own_names(row, "prompt")[0].get("prompt") is not None:
+    if with_own_names(row, "prompt", exact=True)[0].get("prompt") is not None:
         return Fit("it has a question and no answer", "prompt")
     return None
 
@@ -66,7 +66,7 @@ def rules_of(found: Sequence[Mapping[str, object]]) -> Rules:
 
 
 def _is_pair(row: Mapping[str, object]) -> bool:
-    named, _ = with_own_names(row, "preference")
+    named, _ = with_own_names(row, "preference", exact=True)
     return all(_is_answer(named.get(name)) for name in ("chosen", "rejected"))
 
 

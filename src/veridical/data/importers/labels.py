@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from veridical.data.column_names import with_underscores
+
 GOOD = frozenset({
     "true", "yes", "1", "+1", "up", "thumbs_up", "thumbsup", "good", "like", "liked", "positive",
     "desirable", "accepted", "correct", "👍",
@@ -43,9 +45,9 @@ def is_verdict(value: object) -> bool:
 
 def may_judge(column: str) -> bool:
     """Whether a column, by its name, may say which answers are good."""
-    return _VERDICT.search(column) is not None
+    return _VERDICT.search(with_underscores(column)) is not None
 
 
 def names_worse(column: str) -> bool:
     """Whether a column says by its name which answers are bad, as `not_preferred` does."""
-    return _WORSE.search(column) is not None
+    return _WORSE.search(with_underscores(column)) is not None

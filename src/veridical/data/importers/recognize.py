@@ -6,10 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from veridical.data.column_names import squeezed
 from veridical.data.importers import tables
 from veridical.data.importers.convert import renamed
+from veridical.data.importers.rules import Rules
 from veridical.data.importers.sets import SETS, NamedSet
 from veridical.data.importers.shapes import SHAPES
+from veridical.data.importers.winners import COLUMNS
 from veridical.data.record_kinds import Kind, RowError
 from veridical.data.record_rows import known_fields
 from veridical.runtime.errors import UserError
@@ -53,7 +56,7 @@ def recognize(
     named = _named(objects, columns)
     # The shape of most rows: a pair without its rejected answer looks like a conversation.
     shape = max(SHAPES, key=lambda name: sum(SHAPES[name].fits(row) is not None for row in named))
-    return _of_shape(shape, named)
+    return _of_shape(shape, named, objects)
 
 
 def _named(rows: Sequence[object], columns: Mapping[str, str] | None) -> list[Mapping[str, object]]:
@@ -75,14 +78,38 @@ def _fits(one: NamedSet, row: Mapping[str, object]) -> bool:
     return SHAPES[one.shape].fits(row) is not None
 
 
-def _of_shape(name: str, rows: Sequence[Mapping[str, object]]) -> Recognized | None:
+def _of_shape(
+    name: str, rows: Sequence[Mapping[str, object]], raw: Sequence[object]
+) -> Recognized | None:
+    """What rows are, of a shape.
+
+    Args:
+        name: of the shape.
+        rows: under our names.
+        raw: as they lie in the file.
+    """
     fits = [fit for row in rows if (fit := SHAPES[name].fits(row))]
     # Where only some rows have answers, those that have none are no prompts.
     fit = next((one for one in fits if one.kind != "prompt"), fits[0] if fits else None)
     if fit is None:
         return None
-    rules = SHAPES[name].rules_of(rows)
+    rules = _as_spelled(SHAPES[name].rules_of(rows), rows, raw)
     return Recognized(NamedSet(name, name, fit.kind, rules=rules), fit.reason)
+
+
+def _as_spelled(rules: Rules, rows: Sequence[Mapping[str, object]], raw: Sequence[object]) -> Rules:
+    """The rules with columns of two answers and a winner as the file writes them (`Winner`)."""
+    read = {name: (rules.columns or {}).get(name, name) for name in COLUMNS}
+    first = next((row for row in raw if isinstance(row, Mapping)), {})
+    if not all(theirs in row for theirs in read.values() for row in rows):
+        return rules
+    theirs = {squeezed(str(name)): str(name) for name in first}
+    spelled = {
+        ours: theirs[squeezed(name)]
+        for ours, name in read.items()
+        if name not in first and squeezed(name) in theirs
+    }
+    return replace(rules, columns={**(rules.columns or {}), **spelled}) if spelled else rules
 
 
 def find_set(
@@ -107,7 +134,7 @@ def find_set(
             return Recognized(replace(one.taken_for, name=name), one.reason)
         raise _unknown(rows, source)
     if name in SHAPES:
-        found = _of_shape(name, _named(rows, columns))
+        found = _of_shape(name, _named(rows, columns), rows)
         return found or Recognized(NamedSet(name, name, "preference"), AS_ASKED)
     if name != AUTO:
         known = ", ".join([AUTO, *SETS, *TOOLS, *SHAPES])
