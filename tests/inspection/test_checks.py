@@ -38,8 +38,14 @@ def test_nothing_is_found_in_sound_rows(tmp_path: Path) -> None:
     [
         ({**SOUND, "prompt": "<image> <image>", "images": ["a.png"]}, "placeholders", "error", ""),
         ({**SOUND, "prompt": "<image>\nWhat?"}, "placeholders", "error", ""),
-        ({**SOUND, "chosen": "<image> A car."}, "placeholders", "warning", ""),
-        ({**SOUND, "rejected": "A bus.<|im_end|>"}, "placeholders", "warning", ""),
+        ({**SOUND, "chosen": "<image> A car."}, "special tokens", "warning", ""),
+        ({**SOUND, "rejected": "A bus.<|im_end|>"}, "special tokens", "warning", "strip"),
+        ({**SOUND, "chosen": "A car.</s>"}, "special tokens", "warning", "strip"),
+        ({**SOUND, "chosen": "A car.<eos>\n"}, "special tokens", "warning", "strip"),
+        ({**SOUND, "chosen": "A <end_of_turn> car."}, "special tokens", "warning", ""),
+        ({**SOUND, "chosen": "[INST] A car.</s>"}, "special tokens", "warning", ""),
+        ({**SOUND, "chosen": "A car.<|new_family|>"}, "special tokens", "warning", ""),
+        ({**SOUND, "prompt": "What?<|im_end|>"}, "special tokens", "warning", ""),
         ({**SOUND, "images": ["none.png"]}, "images", "error", "drop"),
         ({**SOUND, "images": ["broken.png"]}, "images", "error", "drop"),
         ({**SOUND, "images": ["../a.png"]}, "images", "error", "drop"),
@@ -171,12 +177,15 @@ def test_a_form_that_only_one_branch_has_is_found(tmp_path: Path, side: str) -> 
             pair(n, **({side: f"{pair(n)[side]}</s>"} if n <= marked else {})) for n in range(100)
         ]
 
-    (found,) = found_in(tmp_path, rows(30)[1:])
+    *each, found = found_in(tmp_path, rows(30)[1:])
+    assert {one.check for one in each} == {"special tokens"}
+    assert len(each) == 30
     assert (found.check, found.row, found.repair) == ("format", 0, "strip")
     # Rows 1 to 30 of 99, all on one side.
     assert "in 30 of 99 pairs" in found.what
     assert f"the {side} one in 100 % of them" in found.what
-    assert found_in(tmp_path, rows(9)[1:]) == []  # fewer than ten say nothing
+    # Fewer than ten say nothing of the set.
+    assert {one.check for one in found_in(tmp_path, rows(9)[1:])} == {"special tokens"}
 
 
 def test_a_form_that_both_branches_have_as_often_is_no_finding(tmp_path: Path) -> None:

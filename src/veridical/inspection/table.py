@@ -17,6 +17,7 @@ from veridical.inspection.checks.ids import check_ids
 from veridical.inspection.checks.images import check_image_files
 from veridical.inspection.checks.placeholders import check_placeholders
 from veridical.inspection.checks.questions import check_questions
+from veridical.inspection.checks.special_tokens import check_special_tokens
 from veridical.inspection.findings import Finding
 from veridical.inspection.rows import Row
 from veridical.inspection.traces import Traces
@@ -26,6 +27,7 @@ SetCheck: TypeAlias = Callable[[Traces], Iterator[Finding]]
 
 ROW_CHECKS: tuple[RowCheck, ...] = (
     check_placeholders,
+    check_special_tokens,
     check_image_files,
     check_questions,
     check_empty,

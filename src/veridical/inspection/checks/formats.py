@@ -6,14 +6,12 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
+from veridical.inspection.checks.special_tokens import END_TOKENS
 from veridical.inspection.findings import Finding, Repair
 from veridical.inspection.traces import Traces
 
 NAME = "format"
-END_MARKS = re.compile(
-    r"(?:\s*(?:</s>|<\|(?:im_end|endoftext|eot_id|end|end_of_text)\|>|<eos>|<end_of_turn>"
-    r"|\[EOS\]|###))+\s*\Z"
-)
+END_MARKS = re.compile(rf"(?:\s*(?:{'|'.join(map(re.escape, END_TOKENS))}|###))+\s*\Z")
 FEWEST = 10
 """Pairs in which only one answer has a mark, below which nothing is said (our choice)."""
 SHARE_OF_ROWS, ONE_SIDED = 0.01, 0.8
