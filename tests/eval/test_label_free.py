@@ -16,7 +16,7 @@ from veridical.eval.scores import read_scores
 from veridical.models.load import load_policy
 from veridical.models.measures import logps_measure
 from veridical.models.rendering import render_group
-from veridical.runtime.files import read_jsonl
+from veridical.runtime.files import read_jsonl, write_jsonl
 from veridical.scoring.refusals import is_refusal
 
 QUESTION = user_message("Describe the image.")
@@ -118,3 +118,27 @@ def test_answers_made_elsewhere_are_refused(
 )
 def test_refusals_are_told_by_their_words(answer: str, declines: bool) -> None:
     assert is_refusal(answer) == declines
+
+
+def test_rows_that_the_model_refuses_are_skipped_and_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One answer has a special token of the model, one row has no picture, one nothing wrong."""
+    image = Image.effect_noise((96, 96), 60).convert("RGB")
+    image.save(tmp_path / "a.png")
+    pair = {"images": ["a.png"], "prompt": "Describe the image.", "chosen": TRUE, "rejected": FALSE}
+    rows = [pair | {"id": "good"}, pair | {"id": "end", "chosen": f"{TRUE}</s>"}]
+    rows.append(pair | {"id": "gone", "images": ["b.png"]})
+    write_jsonl(tmp_path / "pairs.jsonl", rows)
+    words = ["eval", "label_free", "embedded", "--data", str(tmp_path / "pairs.jsonl")]
+    words += ["--max-new-tokens", "8", "--out", str(tmp_path / "out")]
+    assert main(words) == 2
+    told = capsys.readouterr().err
+    assert "2 of 3 pairs cannot be used, more than --max-bad-fraction 0.01 allows" in told
+    assert main([*words, "--max-bad-fraction", "0.7"]) == 0
+    assert [row["question_id"][:4] for row in read_jsonl(tmp_path / "out/answers.jsonl")] == [
+        "good"
+    ]
+    skipped = read_jsonl(tmp_path / "out/skipped.jsonl")
+    assert [(row["id"], row["row"]) for row in skipped] == [("gone", 3), ("end", 2)]
+    assert "special token" in skipped[1]["reason"]

@@ -105,6 +105,23 @@ BY_BENCHMARK: dict[str, tuple[list[str], list[dict[str, float | None]]]] = {
 }  # fmt: skip
 
 
+def test_questions_without_an_answer_are_skipped_and_counted(
+    files: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One of four is a quarter; `eval pope` does the same."""
+    write_jsonl(files / "said.jsonl", read_jsonl(files / "said.jsonl")[:3])
+    given = ["--answers", str(files / "said.jsonl"), "--questions"]
+    given += [str(files / "coco_pope_random.json"), "--max-bad-fraction"]
+    for command in ("rules", "pope"):
+        asked = ["eval", command, *given]
+        assert main([*asked, "0.2", "--out", str(files / command)]) == 2
+        assert "1 of 4 questions cannot be used, more than" in capsys.readouterr().err
+        assert main([*asked, "0.25", "--out", str(files / command)]) == 0
+        (skipped,) = read_jsonl(files / command / "skipped.jsonl")
+        assert (skipped["id"], skipped["reason"]) == ("3", "no answer")
+    assert read_json(files / "rules" / "rules.json")["rules"][0]["answers"] == 3
+
+
 @pytest.mark.parametrize("benchmark", BY_BENCHMARK)
 def test_rules_of_other_benchmarks_by_hand(
     benchmark: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

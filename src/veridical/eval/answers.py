@@ -185,7 +185,7 @@ def answer_key(prompt: Prompt, settings: AnswerSettings) -> str:
 
 
 def refuse_many(
-    count: int, total: int, what: str, skipped: Sequence[Mapping[str, str]], most: float
+    count: int, total: int, what: str, skipped: Sequence[Mapping[str, object]], most: float
 ) -> None:
     """Stop when more than the share `most` had to be left out, or all.
 
@@ -193,7 +193,7 @@ def refuse_many(
         UserError: they are; the first are named with their reasons.
     """
     if count and (count > most * total or count == total):
-        kinds = by_kind(skipped, lambda row: ("", row["reason"]))
+        kinds = by_kind(skipped, lambda row: ("", str(row["reason"])))
         if count <= SHOWN or len(kinds) == 1:
             named = "; ".join(f"{row['id']}, {row['reason']}" for row in skipped[:SHOWN])
             more = f"; and {count - SHOWN} more" if count > SHOWN else ""

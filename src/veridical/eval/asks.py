@@ -48,7 +48,7 @@ class Questions:
     """
 
     items: Sequence[AskedItem]
-    skipped: Sequence[SkippedQuestion]
+    skipped: Sequence[SkippedQuestion | SkippedRow]
     unit: str
     empty: Sequence[SkippedQuestion] = ()
     results: Mapping[str, int] = field(default_factory=dict)

@@ -29,9 +29,10 @@ from veridical.eval.benchmark import Benchmark, Rows
 from veridical.eval.evaluation import USUAL, Asking, Evaluation, Subject
 from veridical.eval.run import run_benchmark
 from veridical.runtime.descriptions import BenchmarkDescription, MetricDescription
-from veridical.runtime.errors import UserError
+from veridical.runtime.errors import RefusedRowError
 from veridical.runtime.files import require_file
 from veridical.runtime.json_types import JsonObject
+from veridical.runtime.run_files import SkippedRow
 from veridical.scoring.refusals import is_refusal
 from veridical.scoring.statistics import (
     ClusterSums,
@@ -42,6 +43,7 @@ from veridical.scoring.statistics import (
 )
 
 if TYPE_CHECKING:
+    from veridical.data.records import RecordSet
     from veridical.models.policy import Policy
     from veridical.models.rendering import Group
 
@@ -61,12 +63,14 @@ class HeldOutPair:
         chosen: the true answer.
         rejected: the false one.
         image_id: what tells the images apart.
+        row_id: the id in the file.
     """
 
     prompt: Prompt
     chosen: list[Message]
     rejected: list[Message]
     image_id: str
+    row_id: str
 
 
 @dataclass(frozen=True)
@@ -83,12 +87,18 @@ class LabelFreeOptions:
     images_root: Path | None = None
 
     @cached_property
+    def records(self) -> RecordSet:
+        """The file's usable rows, and what is wrong with the others, however many they are."""
+        from veridical.data.records import read_records
+
+        return read_records(self.data, "preference", self.images_root, max_bad_fraction=1.0)
+
+    @cached_property
     def pairs(self) -> dict[str, HeldOutPair]:
         """The pairs by the ids of their prompts, in the order of the file."""
         from veridical.data.images import image_bytes_key, row_images
-        from veridical.data.records import read_records
 
-        rows = read_records(self.data, "preference", self.images_root, has_option=False).rows
+        rows = self.records.rows
         pictures = rows.select_columns(["images"])
         texts = rows.select_columns(["id", "prompt", "chosen", "rejected"])
         found = {}
@@ -97,7 +107,9 @@ class LabelFreeOptions:
             seen = "/".join(image_bytes_key(image)[:16] for image in images)
             prompt = Prompt(f"{row['id']}/{seen}", images, row["prompt"])
             image_id = seen or text_of(row["prompt"])
-            found[prompt.id] = HeldOutPair(prompt, row["chosen"], row["rejected"], image_id)
+            found[prompt.id] = HeldOutPair(
+                prompt, row["chosen"], row["rejected"], image_id, row["id"]
+            )
         return found
 
 
@@ -111,9 +123,34 @@ def check_options(options: LabelFreeOptions, evaluation: Evaluation) -> None:
 
 
 def read_questions(options: LabelFreeOptions, evaluation: Evaluation) -> Questions:
-    """The prompts of the first pairs."""
+    """The prompts of the first pairs, and the rows that can't be read or rendered for the model."""
+    from veridical.data.origins import unread_rows, with_origins
+
+    policy = evaluation.settings.model.policy
     pairs = list(options.pairs.values())[: evaluation.subject.limit]
-    return Questions([_item(pair) for pair in pairs], [], "pairs")
+    refused: list[SkippedRow] = []
+    items = []
+    for pair in pairs:
+        try:
+            _group(policy, pair)
+        except RefusedRowError as refusal:
+            refused.append({"id": pair.row_id, "field": "row", "reason": str(refusal)})
+        else:
+            items.append(_item(pair))
+    skipped = [*unread_rows(options.records), *with_origins(options.records, refused)]
+    return Questions(items, skipped, "pairs")
+
+
+def _group(policy: Policy, pair: HeldOutPair) -> Group:
+    """The pair as the model reads it.
+
+    Raises:
+        RefusedRowError: it can't.
+    """
+    from veridical.models.rendering import render_group
+
+    asked, answers = pair.prompt, [pair.chosen, pair.rejected]
+    return render_group(policy, asked.id, asked.images, asked.messages, answers)
 
 
 def _item(pair: HeldOutPair) -> AskedItem:
@@ -135,28 +172,12 @@ def measure(
     `blind_false` with a gray image of the same size, `text` the true answer without an image in the
     conversation. `tokens` and `text_tokens` are counts; those of text are 0 where the model can't
     be asked without an image.
-
-    Raises:
-        UserError: an answer can't be rendered for this model.
     """
     from veridical.checks.controls import with_gray_images
-    from veridical.models.rendering import RefusedRowError, render_group
 
     policy, size = evaluation.settings.model.policy, evaluation.settings.batch_size
     pairs = [options.pairs[prompt.id] for prompt in prompts]
-    try:
-        groups = [
-            render_group(
-                policy, pair.prompt.id, pair.prompt.images, pair.prompt.messages,
-                [pair.chosen, pair.rejected],
-            )
-            for pair in pairs
-        ]  # fmt: skip
-    except RefusedRowError as refusal:
-        raise UserError(
-            f"{options.data}: an answer can't be rendered for {policy.name}: {refusal}. Take that "
-            "row out, or build the pairs with this model."
-        ) from refusal
+    groups = [_group(policy, pair) for pair in pairs]
     seen = answer_logps(policy, groups, size, "with the images")
     blind = answer_logps(policy, groups, size, "with gray images", with_gray_images)
     alone = [_as_text(policy, pair) for pair in pairs]
@@ -182,7 +203,7 @@ def _text_fields(answer: Sequence[tuple[float, float]] | None) -> dict[str, floa
 
 def _as_text(policy: Policy, pair: HeldOutPair) -> Group | None:
     """The true answer in a conversation without the images; None where there can be none."""
-    from veridical.models.rendering import RefusedRowError, render_group
+    from veridical.models.rendering import render_group
 
     prompt: list[Message] = []
     for message in pair.prompt.messages:

@@ -18,7 +18,7 @@ from veridical.eval.benchmark import Benchmark, Rows, Statistic
 from veridical.eval.evaluation import USUAL, Asking, Evaluation, Subject
 from veridical.eval.hub_files import HubSet
 from veridical.eval.pope_auc import auc_difference, auc_estimate, yes_margins
-from veridical.eval.pope_matching import match_answers, read_given_answers
+from veridical.eval.pope_matching import answered_questions, match_answers, read_given_answers
 from veridical.eval.pope_questions import Relabels, read_questions, read_relabels
 from veridical.eval.published import natural
 from veridical.eval.run import run_benchmark
@@ -211,7 +211,8 @@ def _first_images(questions: Sequence[ObjectQuestion], limit: int | None) -> lis
 def match_given(options: PopeOptions, evaluation: Evaluation) -> GivenAnswers:
     """Answers made elsewhere, each with its question."""
     given = [row for path in evaluation.subject.answers or () for row in read_given_answers(path)]
-    asked = read_questions(options.questions or [])
+    every = read_questions(options.questions or [])
+    asked, skipped = answered_questions(every, given, evaluation.subject.max_bad_fraction)
     rows = [
         {
             **_row(question),
@@ -220,7 +221,7 @@ def match_given(options: PopeOptions, evaluation: Evaluation) -> GivenAnswers:
         }
         for question, answer in zip(asked, match_answers(asked, given), strict=True)
     ]
-    return GivenAnswers(rows)
+    return GivenAnswers(rows, skipped)
 
 
 def judge_rows(

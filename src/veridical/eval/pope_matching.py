@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from veridical.data.object_questions import ObjectQuestion
-from veridical.eval.answers import read_answer_rows
+from veridical.eval.answers import read_answer_rows, refuse_many
+from veridical.eval.asks import SkippedQuestion
 from veridical.runtime.errors import UserError
 from veridical.runtime.json_types import JsonObject
 from veridical.runtime.progress import part_of
@@ -37,6 +38,36 @@ def read_given_answers(path: Path) -> list[JsonObject]:
             f"be {wanted}. Correct the field or leave it out of all answers."
         )
     return rows
+
+
+def answered_questions(
+    questions: Sequence[ObjectQuestion], answers: Sequence[Mapping[str, Any]], most: float
+) -> tuple[list[ObjectQuestion], list[SkippedQuestion]]:
+    """The questions that have an answer, and rows of `skipped.jsonl` for the others.
+
+    A question whose id others have too, in splits that the answers don't name, is taken for one
+    that has an answer: `match_answers` says what is wrong.
+
+    Args:
+        questions: all.
+        answers: made elsewhere.
+        most: share of questions that may have none.
+
+    Raises:
+        UserError: more have none.
+    """
+    with_split = all("split" in row for row in answers)
+    said = {(str(row.get("split")) if with_split else "", row["question_id"]) for row in answers}
+    keys = [(one.split if with_split else "", one.question_id) for one in questions]
+    asked = Counter(keys)
+    lack = [asked[key] == 1 and key not in said for key in keys]
+    skipped: list[SkippedQuestion] = [
+        {"id": one.question_id, "field": one.image, "reason": "no answer"}
+        for one, lacks in zip(questions, lack, strict=True)
+        if lacks
+    ]
+    refuse_many(len(skipped), len(questions), "questions", skipped, most)
+    return [one for one, lacks in zip(questions, lack, strict=True) if not lacks], skipped
 
 
 def match_answers(

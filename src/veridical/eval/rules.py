@@ -9,23 +9,27 @@ from pathlib import Path
 from typing import Any
 
 from veridical.eval.answers import read_answer_rows
-from veridical.eval.asks import Row
+from veridical.eval.asks import GivenAnswers, Row, SkippedQuestion
 from veridical.eval.benchmark import find_benchmark
 from veridical.eval.evaluation import USUAL, Evaluation, Subject
 from veridical.eval.harness_sets import LEFT_OUT, SETS, RowRule, RuleSet
-from veridical.eval.pope_matching import match_answers, read_given_answers
+from veridical.eval.pope_matching import answered_questions, match_answers, read_given_answers
 from veridical.eval.pope_questions import read_questions, read_relabels
 from veridical.eval.published import match_by_id
 from veridical.eval.run import asks_of, prepare
 from veridical.eval.scores import fixed_width
 from veridical.runtime.errors import UserError
-from veridical.runtime.files import write_json
+from veridical.runtime.files import write_json, write_jsonl
 from veridical.runtime.json_types import JsonObject
-from veridical.runtime.progress import counted
+from veridical.runtime.progress import counted, part_of
+from veridical.runtime.ranges import SHARE
+from veridical.runtime.run_files import SkippedRow
 from veridical.runtime.runs import start_run
 from veridical.runtime.tables import Table
 
 POPE = "pope"
+NO_FILES = ("out", "benchmark", "max_bad_fraction")
+"""Options that name no file to read."""
 PUBLISHED, REPOPE = "as published", "RePOPE's"
 
 
@@ -57,13 +61,14 @@ def eval_rules(
     relabeled: list[Path] | None = None,
     files: Path | None = None,
     questions_file: Path | None = None,
+    max_bad_fraction: float = 0.01,
 ) -> list[dict[str, object]]:
     """Score one file of answers by every harness's rule, side by side.
 
     The rules of the benchmark's own scorer, of lmms-eval and VLMEvalKit where they are known, and
     our own; for POPE also RePOPE's. Writes `rules.json` with the figures, and how many answers each
     rule reads in another way than ours, with an example of each kind; the table `rules` as .md,
-    .csv and .tex; and `run.json`.
+    .csv and .tex; `skipped.jsonl`, the questions without an answer; and `run.json`.
 
     Args:
         answers: as for `eval NAME`, or the sample logs of lmms-eval or VLMEvalKit.
@@ -74,26 +79,32 @@ def eval_rules(
         relabeled: RePOPE's files of the same questions: everything is also scored by its labels.
         files: the published files of another benchmark, as for its own command.
         questions_file: VQAv2's questions.
+        max_bad_fraction: share of questions without an answer above which nothing is scored.
 
     Raises:
         UserError: a file is not what it must be, or the answers are not those of the questions.
     """
+    SHARE.check("max_bad_fraction", max_bad_fraction)
     options = {
         "answers": answers, "out": out, "benchmark": benchmark, "questions": questions,
         "relabeled": relabeled, "files": files, "questions_file": questions_file,
+        "max_bad_fraction": max_bad_fraction,
     }  # fmt: skip
     _check(options)
     chosen = SETS[benchmark]
     named = {name: value if isinstance(value, list) else [value]
-             for name, value in options.items() if name not in ("out", "benchmark")}  # fmt: skip
+             for name, value in options.items() if name not in NO_FILES}  # fmt: skip
     inputs = {f"{name}/{path.name}": path for name, paths in named.items()
               for path in paths if isinstance(path, Path)}  # fmt: skip
     with start_run(out, "eval rules", options, inputs) as run:
         if questions is not None:
-            parts = _pope_rows(answers, questions, relabeled)
+            parts, skipped = _pope_rows(answers, questions, relabeled, max_bad_fraction)
         else:
             own = {"files": files, "questions_file": questions_file}
-            parts = {PUBLISHED: _rows(benchmark, answers, out, own)}
+            subject = Subject(answers=answers, max_bad_fraction=max_bad_fraction)
+            given = _rows(benchmark, subject, out, own)
+            parts, skipped = {PUBLISHED: [*given.rows]}, given.skipped
+        write_jsonl(out / "skipped.jsonl", skipped)
         found = [one for labels, rows in parts.items() for one in scored(chosen, rows, labels)]
         rows: list[dict[str, object]] = [
             {"rule": one.rule.name, "reads": one.rule.says, "labels": one.labels, **one.values,
@@ -103,7 +114,11 @@ def eval_rules(
         write_json(out / "rules.json", {"benchmark": benchmark, "rules": rows})
         table = rules_table(chosen, found)
         table.write(out, "rules")
-        run.finish(answers=len(parts[PUBLISHED]), rules=len(chosen.rules))
+        answered = len(parts[PUBLISHED])
+        run.finish(answers=answered, rules=len(chosen.rules), skipped=len(skipped))
+    if skipped:
+        lack = part_of(len(skipped), answered + len(skipped), "questions", "has", "have")
+        print(f"{lack} no answer: {out / 'skipped.jsonl'} lists them.")
     print(table.markdown, end="")
     for line in [*explanations(found), *([chosen.missing] if chosen.missing else [])]:
         print(line)
@@ -135,15 +150,18 @@ def _check(options: Mapping[str, Any]) -> None:
 
 
 def _pope_rows(
-    answers: Sequence[Path], questions: Sequence[Path], relabeled: Sequence[Path] | None
-) -> dict[str, list[Row]]:
-    """POPE's answers with their labels, and the same with RePOPE's.
+    answers: Sequence[Path],
+    questions: Sequence[Path],
+    relabeled: Sequence[Path] | None,
+    most: float,
+) -> tuple[dict[str, list[Row]], Sequence[SkippedQuestion | SkippedRow]]:
+    """POPE's answers with their labels, and the same with RePOPE's; and what has no answer.
 
     Raises:
-        UserError: RePOPE's labels are of other questions.
+        UserError: RePOPE's labels are of other questions, or too many have no answer.
     """
-    asked = read_questions(list(questions))
     given = [row for path in answers for row in read_given_answers(path)]
+    asked, skipped = answered_questions(read_questions(list(questions)), given, most)
     texts = [str(row["answer"]) for row in match_answers(asked, given)]
     rows = [
         {"answer": text, "question": one.text, "expected": one.label}
@@ -163,23 +181,23 @@ def _pope_rows(
                 "RePOPE's labels: no question has one. Give the files of the same questions."
             )
         found[REPOPE] = own
-    return found
+    return found, skipped
 
 
 def _rows(
-    benchmark: str, answers: list[Path], out: Path, own: Mapping[str, Path | None]
-) -> list[Row]:
+    benchmark: str, subject: Subject, out: Path, own: Mapping[str, Path | None]
+) -> GivenAnswers:
     """The answers to a benchmark's published questions, with what is right."""
     asks = asks_of(find_benchmark(benchmark))
     given = {name: path for name, path in own.items() if path is not None}
     options = asks.options(**given, **({"halves": "yes_no"} if benchmark == "amber" else {}))
-    evaluation = prepare(find_benchmark(benchmark), options, out, Subject(answers=answers), USUAL)
+    evaluation = prepare(find_benchmark(benchmark), options, out, subject, USUAL)
     if benchmark == "amber":
         return _yes_no_half(options, evaluation)
-    return [*asks.match(options, evaluation).rows]
+    return asks.match(options, evaluation)
 
 
-def _yes_no_half(options: Any, evaluation: Evaluation) -> list[Row]:
+def _yes_no_half(options: Any, evaluation: Evaluation) -> GivenAnswers:
     """AMBER's yes/no answers; a file of answers may have descriptions too."""
     known = {question.question_id for question in options.questions}
     left = 0
@@ -194,7 +212,7 @@ def _yes_no_half(options: Any, evaluation: Evaluation) -> list[Row]:
     found = match_by_id(options.questions, evaluation, "id", read)
     if left:
         print(f"{counted(left, 'answers')} to no yes/no question are left out.")
-    return [*found.rows]
+    return found
 
 
 def scored(chosen: RuleSet, rows: Sequence[Row], labels: str) -> list[ScoredRule]:

@@ -9,21 +9,25 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from veridical.data.messages import assistant_message, user_message
 from veridical.data.prompts import Prompt
 from veridical.eval.answer_logps import answer_logps
 from veridical.eval.answers import read_json_rows
-from veridical.eval.asks import Asks, Row, no_given_answers
+from veridical.eval.asks import Asks, Questions, Row, no_given_answers
 from veridical.eval.benchmark import Benchmark, Rows
 from veridical.eval.evaluation import USUAL, Asking, Evaluation, Subject
 from veridical.eval.published import PublishedQuestion, ask_all, check_files, text_fields
 from veridical.eval.run import run_benchmark
 from veridical.eval.short_answers import by_fields
 from veridical.runtime.descriptions import BenchmarkDescription, MetricDescription
-from veridical.runtime.errors import UserError
+from veridical.runtime.errors import RefusedRowError, UserError
 from veridical.scoring.statistics import ClusterSums, Estimate, Metric, Ratio, sum_by_cluster
+
+if TYPE_CHECKING:
+    from veridical.models.policy import Policy
+    from veridical.models.rendering import Group
 
 FIELDS = ("id", "type", "prompt", "good", "bad")
 
@@ -69,30 +73,41 @@ def read_text_pairs(path: Path) -> list[PublishedQuestion]:
     return list(found.values())
 
 
+def read_questions(options: TextPairsOptions, evaluation: Evaluation) -> Questions:
+    """The pairs, and those that can't be rendered for the model."""
+    found = ask_all(options, evaluation)
+    pairs = {pair.question_id: pair for pair in options.questions}
+    policy = evaluation.settings.model.policy
+    items, skipped = [], list(found.skipped)
+    for item in found.items:
+        try:
+            _group(policy, pairs[item.prompt.id])
+        except RefusedRowError as refusal:
+            skipped.append({"id": item.prompt.id, "field": "row", "reason": str(refusal)})
+        else:
+            items.append(item)
+    return Questions(items, skipped, "pairs")
+
+
+def _group(policy: Policy, pair: PublishedQuestion) -> Group:
+    """The pair as the model reads it.
+
+    Raises:
+        RefusedRowError: it can't.
+    """
+    from veridical.models.rendering import render_group
+
+    answers = [[assistant_message(text)] for text in (pair.expected, pair.about["bad"])]
+    return render_group(policy, pair.question_id, [], [user_message(pair.text, images=0)], answers)
+
+
 def measure(
     options: TextPairsOptions, evaluation: Evaluation, prompts: Sequence[Prompt]
 ) -> list[dict[str, float]]:
-    """Of each pair `good_logp` and `bad_logp` in nats, and how many tokens the good text has.
-
-    Raises:
-        UserError: the model can't be asked without an image, or a text can't be rendered for it.
-    """
-    from veridical.models.rendering import RefusedRowError, render_group
-
+    """Of each pair `good_logp` and `bad_logp` in nats, and how many tokens the good text has."""
     policy, size = evaluation.settings.model.policy, evaluation.settings.batch_size
     pairs = {pair.question_id: pair for pair in options.questions}
-    groups = []
-    for prompt in prompts:
-        pair = pairs[prompt.id]
-        answers = [[assistant_message(text)] for text in (pair.expected, pair.about["bad"])]
-        try:
-            asked = [user_message(pair.text, images=0)]
-            groups.append(render_group(policy, prompt.id, [], asked, answers))
-        except RefusedRowError as refusal:
-            raise UserError(
-                f"{options.files}: pair {prompt.id} can't be rendered for {policy.name}: "
-                f"{refusal}. Take it out."
-            ) from refusal
+    groups = [_group(policy, pairs[prompt.id]) for prompt in prompts]
     return [
         {"good_logp": good[0], "bad_logp": bad[0], "tokens": good[1]}
         for good, bad in answer_logps(policy, groups, size, "texts")
@@ -159,7 +174,7 @@ BENCHMARK = Benchmark(
         max_new_tokens=1,
         label="texts",
         check=check_files,
-        read=ask_all,
+        read=read_questions,
         match=no_given_answers,
         judge=judge_rows,
         measure=measure,
