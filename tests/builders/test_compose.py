@@ -95,7 +95,9 @@ def test_sets_are_mixed_by_weight_and_keep_where_each_pair_is_from(tmp_path: Pat
     assert len(numbers["a"] & numbers["b"]) > 0
 
 
-def test_factors_select_by_declaration_and_by_what_rows_say(tmp_path: Path) -> None:
+def test_factors_select_by_declaration_and_by_what_rows_say(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Of 40, 20 are odd; of 0 to 39, 13 leave a rest of 1 by 3: 7 odd ones (1, 7, ..., 37)."""
     data = pairs(tmp_path, "a", 40)
     assert run(data, "--keep", "judge=odd", "--out", tmp_path / "odd") == 0
@@ -106,6 +108,9 @@ def test_factors_select_by_declaration_and_by_what_rows_say(tmp_path: Path) -> N
     assert summary["not_kept"] == {"judge=odd": 20, "columns.third=1": 13}
     assert run(data, "--keep", "columns.third=1", "columns.third=2", "--out", tmp_path / "any") == 0
     assert len(ids_of(tmp_path / "any")) == 26
+    assert "no pair has" not in capsys.readouterr().out
+    assert run(data, "--keep", "judge=odd", "judge=ood", "--out", tmp_path / "ood") == 0
+    assert "--keep: no pair has judge=ood." in capsys.readouterr().out
     other = pairs(tmp_path, "b", 5)
     assert run(data, other, "--prompts", "llava", "vg", "--keep", "prompts=vg",
                "--out", tmp_path / "vg") == 0  # fmt: skip

@@ -66,6 +66,7 @@ def test_the_most_similar_picture_that_still_shows_something_else(
     data = write(tmp_path, [conversation(name) for name in SHOWN])
     words = ["--data", str(data), "--objects", str(tmp_path / "objects.json")]
     assert main(["build", "contrast", *words, "--out", str(tmp_path / "out")]) == 0
+    assert "may be true of both pictures" not in capsys.readouterr().out
     rows = made(tmp_path / "out")
     others = {name: json.loads(row["source"])["other"] for name, row in rows.items()}
     assert others == {"a": "b", "b": "a", "c": "b", "d": others["d"], "e": "d"}
@@ -82,7 +83,9 @@ def test_the_most_similar_picture_that_still_shows_something_else(
     }  # fmt: skip
 
 
-def test_pairs_keep_their_rejected_answer_beside_the_other_right_one(tmp_path: Path) -> None:
+def test_pairs_keep_their_rejected_answer_beside_the_other_right_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     rows = []
     for name in "abc":
         prompt, chosen = conversation(name)["messages"]
@@ -94,6 +97,7 @@ def test_pairs_keep_their_rejected_answer_beside_the_other_right_one(tmp_path: P
     data = write(tmp_path, rows, "preference")
     for out in ("one", "two"):
         build_contrast(data, tmp_path / out, "preference")
+        assert "an answer may be true of both pictures" in capsys.readouterr().out
     found = made(tmp_path / "one")
     for name, row in found.items():
         source = json.loads(row["source"])

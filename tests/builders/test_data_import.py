@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -451,10 +452,10 @@ def test_columns_of_any_name_are_mapped(tmp_path: Path) -> None:
 def test_the_command_that_unknown_columns_are_answered_with_works(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    rows = [{"QUESTION": "Why?", "BETTER": "A.", "WORSE": "B."}]
+    rows = [{"ASKED": "Why?", "BETTER": "A.", "WORSE": "B."}]
     write_jsonl(tmp_path / "theirs.jsonl", rows)
     assert cli.main(["data", "import", str(tmp_path / "theirs.jsonl"), "--dry-run"]) == 2
-    words = "--columns prompt=QUESTION chosen=BETTER rejected=WORSE"
+    words = "--columns prompt=ASKED chosen=BETTER rejected=WORSE"
     assert words in capsys.readouterr().err
     (row,) = import_rows(tmp_path, rows, "--as", "flat", *words.split())
     assert text_of(row["rejected"]) == "B."
@@ -757,3 +758,23 @@ def test_images_that_are_elsewhere_come_with_the_two_ways_on(
     said = capsys.readouterr().err
     assert "a.png is no file under" in said
     assert "--images-root, or leave them out with --images drop" in said
+
+
+def test_a_dry_run_says_the_command_and_an_import_how_to_measure(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    picture(tmp_path, "a.png")
+    rows = [{"Frage": f"Q{n}?", "chosen": "A.", "rejected": "B.", "image": "a.png"} for n in "ab"]
+    write_jsonl(tmp_path / "my pairs.jsonl", rows)
+    options = ["--columns", "prompt=Frage", "--limit", "1", "--as", "flat"]
+    given = ["data", "import", str(tmp_path / "my pairs.jsonl"), *options, "--dry-run"]
+    assert cli.main(given) == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.startswith("To import it: veridical data import ")
+    words = shlex.split(last.removeprefix("To import it: "))[1:]
+    assert words[-2:] == ["--out", "FILE.parquet"]
+    assert cli.main([*words[:-1], str(tmp_path / "ours.parquet")]) == 0
+    assert "`veridical eval label_free MODEL --data" in capsys.readouterr().out
+    assert len(read_records(tmp_path / "ours.parquet", "preference").rows) == 1
+    assert cli.main(["data", "check", str(tmp_path / "ours.parquet")]) == 0
+    assert "`veridical eval label_free MODEL --data" in capsys.readouterr().out

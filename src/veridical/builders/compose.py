@@ -18,7 +18,7 @@ import yaml
 from veridical.builders._parts import finish
 from veridical.builders._row_parts import RowParts, build_set
 from veridical.builders._rows import Skipped, as_row
-from veridical.builders.composing.factors import candidates_of, said_of, values_in_words
+from veridical.builders.composing.factors import candidates_of, read_factors, values_in_words
 from veridical.builders.composing.flags import flags_by_set, read_flags
 from veridical.builders.composing.recipe import (
     Amounts,
@@ -185,11 +185,11 @@ def _choose(
     left_out: list[list[Skipped]] = [[] for _ in records]
     listed: list[list[Skipped]] = [[] for _ in records]
     not_kept: Counter[str] = Counter()
-    said = said_of(records, factors)
+    pairs, said = read_factors(records, factors)
     partners = _Partners(other) if other is not None else None
     able: list[list[Candidate]] = []
     for number, one in enumerate(records):
-        found = candidates_of(number, one, factors, not_kept)
+        found = candidates_of(number, one, pairs[number], factors, not_kept)
         # Ids that readers make, of content or by numbering repeated ones, are known only now.
         ids = flagged[number].ids
         unflagged = [row for row in found if row.id not in ids]

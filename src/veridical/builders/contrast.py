@@ -33,6 +33,11 @@ from veridical.runtime.progress import are_in
 from veridical.runtime.runs import start_run
 from veridical.runtime.shards import print_result, read_shard
 
+MAY_BE_TRUE_OF_BOTH = (
+    "Without --objects the other picture is drawn from all to the same prompt: an answer may be "
+    "true of both pictures. Look at some pairs (`veridical view`), or give object lists."
+)
+
 
 def build_contrast(
     data: Path,
@@ -47,7 +52,7 @@ def build_contrast(
 
     The other row has the same prompt, another picture and another answer. With --objects it is the
     one whose picture shares most objects, while each of the two pictures shows one that the other
-    lacks; else it is drawn.
+    lacks; else it is drawn, and an answer may be true of both pictures.
 
     Rows for which there is none are left out and listed. An interrupted run continues when the
     command is given again. The number of shards does not change the result.
@@ -106,6 +111,8 @@ def build_contrast(
         if shares:
             summary["shared_objects"] = round(sum(shares) / len(shares), 4)
         finish(run, summary | {"skipped": skipped}, parts)
+        if files.objects is None:
+            print_result(MAY_BE_TRUE_OF_BOTH)
         print_result(are_in(len(paired), "pairs", path))
 
 

@@ -13,6 +13,7 @@ from veridical.builders._parts import KEY
 from veridical.builders._row_parts import RowParts
 from veridical.builders.importing.asked import check_asked, check_columns
 from veridical.builders.importing.conversion import Conversion, ImportReport
+from veridical.builders.importing.next_steps import command_for
 from veridical.builders.importing.telling import (
     is_refused,
     shown,
@@ -23,6 +24,7 @@ from veridical.builders.importing.telling import (
 from veridical.data.importers.recognize import AUTO, FIRST_ROWS, find_set
 from veridical.data.importers.rules import Rules
 from veridical.data.importers.sources import open_source
+from veridical.data.own_pairs import how_to_measure
 from veridical.data.record_checks import Ids
 from veridical.data.record_output import embedded, write_jsonl_records
 from veridical.data.record_types import IMAGE_FIELDS, CheckedRow
@@ -78,6 +80,7 @@ def data_import(
         dry_run: write nothing; print counts, the mapping, five records, and the rows left out. The
             exit status is that of the import.
     """
+    given = dict(locals())
     rules.check()
     SHARE.check("max_bad_fraction", max_bad_fraction)
     if not dry_run:
@@ -97,6 +100,7 @@ def data_import(
     print("\n".join(told_before(work, first)))
     if dry_run or out is None:
         _show(work, first, max_bad_fraction)
+        print(f"To import it: {command_for(source, given, data_import)}")
         return
     recipe = work.recipe() | {
         "source": source, "revision": opened.revision, "asked": as_, "subset": subset,
@@ -117,6 +121,9 @@ def data_import(
     parts.forget()
     if work.rules.images == "refer" and work.root != out.parent.resolve():
         print(f"Its images are below {work.root}: give --images-root {work.root} to read it.")
+    root = work.root if work.rules.images == "refer" and work.root != out.parent.resolve() else None
+    if told := how_to_measure(work.kind, out, root):
+        print(told)
     print(are_in(report.made, f"{work.kind} records", out))
 
 

@@ -9,6 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Literal
 
+from veridical.data.own_pairs import how_to_measure
 from veridical.data.record_kinds import Kind
 from veridical.inspection.benchmark_files import read_benchmarks
 from veridical.inspection.checks.leakage import leakage_check
@@ -94,6 +95,9 @@ def data_check(
     if fix is not None:
         written, changes = write_repaired(file, known, root, found.findings, fix, since)
         print("\n".join(_changes(fix, written, changes)))
+    usable = found.bad_rows < found.rows
+    if usable and (told := how_to_measure(found.kind, file, images_root)):
+        print(told)
     if any(fail_on in (finding.level, "warning") for finding in found.findings):
         raise FindingsError
 

@@ -144,7 +144,7 @@ def _of_no_kind(path: Path, rows: Sequence[object]) -> str:
         return f"none of the first {len(rows)} rows is an object{reason}."
     return (
         f"no row of the first {len(rows)} has the columns of a record (there are: {columns}).\n"
-        "Name yours with `veridical data import FILE --as flat --columns prompt=QUESTION ...`."
+        "Name yours with `veridical data import FILE --as flat --columns prompt=ASKED ...`."
     )
 
 

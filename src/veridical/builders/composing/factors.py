@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 from veridical.builders.composing.recipe import Candidate, Factors, entries, entry, source_of
 from veridical.data.records import RecordSet
@@ -14,34 +15,58 @@ MOST, MOST_NAMES = 8, 30
 """Values of a factor, and names, that a message has at most (our choice)."""
 
 
-def said_of(records: Sequence[RecordSet], factors: Factors) -> dict[str, Counter[str]]:
-    """What pairs say of each factor that --keep names.
+@dataclass(frozen=True, slots=True)
+class PairFactors:
+    """What one pair says of its factors.
+
+    Attributes:
+        own: the four factors that every pair may have; those that nobody says are left out.
+        kept_by: of each name that --keep gives, the pair's value; None where it has none.
+    """
+
+    own: Mapping[str, str]
+    kept_by: tuple[str | None, ...]
+
+
+def read_factors(
+    records: Sequence[RecordSet], factors: Factors
+) -> tuple[list[list[PairFactors]], dict[str, Counter[str]]]:
+    """What each pair of each set says, and how often each value of --keep's names is said.
 
     Raises:
-        UserError: none says anything of one of them; names what they do.
+        UserError: no pair says anything of one of these names; names what they do.
     """
     wanted = factors.wanted()
     said: dict[str, Counter[str]] = {name: Counter() for name in wanted}
     there: dict[str, None] = {}
-    for number, one in enumerate(records if wanted else ()):
+    found: list[list[PairFactors]] = []
+    for number, one in enumerate(records):
+        pairs = []
         for source in _sources(one):
             own = factors.of(number, source)
-            there |= dict.fromkeys((*own, *entries(source)))
-            for name in wanted:
-                value = own.get(name) or entry(source, name)
+            kept_by = tuple(own.get(name) or entry(source, name) for name in wanted)
+            pairs.append(PairFactors(own, kept_by))
+            for name, value in zip(wanted, kept_by, strict=True):
                 said[name].update([] if value is None else [value])
+            if wanted:
+                there |= dict.fromkeys((*own, *entries(source)))
+        found.append(pairs)
     for name, values in said.items():
         if not values:
-            ends = {one.rpartition(".")[2]: one for one in reversed(there)} | {n: n for n in there}
-            near = difflib.get_close_matches(name, ends, 1)
-            hint = f" Did you mean {ends[near[0]]}?" if near else ""
-            known = (
-                f"They have {', '.join([*there][:MOST_NAMES])}."
-                if there
-                else "Their `source` says nothing."
-            )
-            raise UserError(f"--keep {name}: no pair has {name}.{hint} {known}")
-    return said
+            raise UserError(f"--keep {name}: no pair has {name}.{_known(name, there)}")
+        if len(wanted[name]) > 1 and (unknown := sorted(wanted[name] - values.keys())):
+            print(f"--keep: no pair has {', '.join(f'{name}={value}' for value in unknown)}.")
+    return found, said
+
+
+def _known(name: str, there: Mapping[str, None]) -> str:
+    """Names that pairs have, and the one that is nearest."""
+    if not there:
+        return " Their `source` says nothing."
+    ends = {one.rpartition(".")[2]: one for one in reversed([*there])} | {n: n for n in there}
+    near = difflib.get_close_matches(name, ends, 1)
+    hint = f" Did you mean {ends[near[0]]}?" if near else ""
+    return f"{hint} They have {', '.join([*there][:MOST_NAMES])}."
 
 
 def _sources(records: RecordSet) -> Iterator[dict[str, object]]:
@@ -50,7 +75,7 @@ def _sources(records: RecordSet) -> Iterator[dict[str, object]]:
         yield from ({} for _ in range(len(records.rows)))
         return
     table = records.rows.select_columns(["source"]).with_format("arrow")[:]
-    yield from (source_of(text) for text in table["source"].to_pylist())
+    yield from (source_of(text.as_py()) for text in table["source"])
 
 
 def values_in_words(said: Mapping[str, Counter[str]]) -> str:
@@ -63,22 +88,27 @@ def values_in_words(said: Mapping[str, Counter[str]]) -> str:
 
 
 def candidates_of(
-    number: int, records: RecordSet, factors: Factors, not_kept: Counter[str]
+    number: int,
+    records: RecordSet,
+    pairs: Sequence[PairFactors],
+    factors: Factors,
+    not_kept: Counter[str],
 ) -> list[Candidate]:
-    """The rows of a set that the conditions keep; others are counted by condition."""
-    columns = [name for name in ("id", "source") if name in records.rows.column_names]
+    """The rows of a set that the conditions keep; others are counted by condition.
+
+    Args:
+        number: of the set, from 0.
+        records: its rows.
+        pairs: what each says of its factors.
+        factors: what is asked for.
+        not_kept: is counted up, by the first condition that a pair does not meet.
+    """
     found, wanted = [], factors.wanted()
-    table = records.rows.select_columns(columns).with_format("arrow")[:]
-    for index, row in enumerate(table.to_pylist()):
-        source = source_of(row.get("source"))
-        own = factors.of(number, source)
-        missed = [
-            name
-            for name, values in wanted.items()
-            if (own.get(name) or entry(source, name)) not in values
-        ]
-        if missed:
-            not_kept["=".join((missed[0], "|".join(sorted(wanted[missed[0]]))))] += 1
+    for index, (id, pair) in enumerate(zip(records.ids, pairs, strict=True)):
+        asked = zip(wanted.items(), pair.kept_by, strict=True)
+        missed = next((condition for condition, value in asked if value not in condition[1]), None)
+        if missed is None:
+            found.append(Candidate(number, index, id, pair.own))
         else:
-            found.append(Candidate(number, index, row["id"], own))
+            not_kept["=".join((missed[0], "|".join(sorted(missed[1]))))] += 1
     return found

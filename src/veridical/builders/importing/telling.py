@@ -20,22 +20,26 @@ FEW = 5
 """Reasons that a message of one line names."""
 
 
-def reasons_of(listed: Sequence[SkippedRow]) -> list[str]:
-    """Why rows were left out, the commonest kind of reason first, with the first row of each."""
-    named = len({row["file"] for row in listed}) > 1
+def reasons_of(listed: Sequence[SkippedRow], source: str) -> list[str]:
+    """Why rows were left out, the commonest kind of reason first, with the first row of each.
+
+    Args:
+        listed: the rows.
+        source: what was imported; a file is named where it is another one.
+    """
     return [
-        f"{len(rows)} x {rows[0]['field']}: {rows[0]['reason']} (first: {_place(rows[0], named)})"
+        f"{len(rows)} x {rows[0]['field']}: {rows[0]['reason']} (first: {_place(rows[0], source)})"
         for rows in by_kind(listed, lambda row: (row["field"], row["reason"]))
     ]
 
 
-def _place(row: SkippedRow, named: bool) -> str:
-    return f"{row['file']}, row {row['row']}" if named else f"row {row['row']}"
+def _place(row: SkippedRow, source: str) -> str:
+    return f"{row['file']}, row {row['row']}" if row["file"] != source else f"row {row['row']}"
 
 
-def few_reasons(listed: Sequence[SkippedRow]) -> str:
+def few_reasons(listed: Sequence[SkippedRow], source: str) -> str:
     """The commonest reasons, for a message of one line."""
-    told = reasons_of(listed)
+    told = reasons_of(listed, source)
     return "; ".join(told[:FEW]) + (f"; and {len(told) - FEW} more" * (len(told) > FEW))
 
 
@@ -72,14 +76,14 @@ def told_after(work: Conversion, first: Sequence[object]) -> Iterator[str]:
         yield f"Not used: {', '.join(sorted(unread))}."
     if report.by_rule:
         yield f"{counted(len(report.by_rule), 'rows')} left out by the set's own rule:"
-        yield from _indented(report.by_rule)
+        yield from _indented(report.by_rule, work.source.name)
     if report.skipped:
         whole = report.made + len(report.skipped)
         yield f"{part_of(len(report.skipped), whole, 'records', 'is', 'are')} left out:"
-        yield from _indented(report.skipped)
+        yield from _indented(report.skipped, work.source.name)
     if report.parts:
         yield f"Records are made without {len(report.parts)} of their responses or ratings:"
-        yield from _indented(report.parts)
+        yield from _indented(report.parts, work.source.name)
     if report.silent:
         places = part_of(len(report.silent), report.made, "records", "has", "have")
         yield f"{places} no text in the last question (first: row {report.silent[0]['row']})."
@@ -109,7 +113,7 @@ def is_refused(work: Conversion, most: float) -> bool:
 
 def too_many(work: Conversion, most: float, kept: Path | None) -> str:
     """Why a set is refused of which too many records can't be made."""
-    report = work.report
+    report, name = work.report, work.source.name
     left = [*report.skipped, *report.by_rule, *report.parts]
     missing = any("is no file under" in row["reason"] for row in left)
     pictures = (
@@ -120,12 +124,12 @@ def too_many(work: Conversion, most: float, kept: Path | None) -> str:
     if any("neither bytes nor a path" in row["reason"] for row in left):
         pictures += "\nIf an object has the path by another name, set --columns images=COLUMN.NAME."
     if not report.made:
-        return f"{work.source.name}: no row can be used. {few_reasons(left)}.{pictures}"
+        return f"{work.source.name}: no row can be used. {few_reasons(left, name)}.{pictures}"
     whole = report.made + len(report.skipped)
     again = f" What was converted is kept in {kept}, so that goes fast." if kept else ""
     return (
         f"{work.source.name}: {part_of(len(report.skipped), whole, 'records')} can't be made, more "
-        f"than --max-bad-fraction {most:g} allows: {few_reasons(report.skipped)}.\n"
+        f"than --max-bad-fraction {most:g} allows: {few_reasons(report.skipped, name)}.\n"
         f"Fix them, or set --max-bad-fraction higher.{again}{pictures}"
     )
 
@@ -134,8 +138,8 @@ def _columns(first: Sequence[object]) -> set[str]:
     return {str(name) for row in first if isinstance(row, Mapping) for name in row}
 
 
-def _indented(listed: Sequence[SkippedRow]) -> Iterator[str]:
-    return (f"  {reason}" for reason in reasons_of(listed))
+def _indented(listed: Sequence[SkippedRow], source: str) -> Iterator[str]:
+    return (f"  {reason}" for reason in reasons_of(listed, source))
 
 
 def _image(image: ImageCell) -> str:

@@ -158,7 +158,7 @@ def _unknown(rows: Sequence[object], source: str) -> UserError:
     header = " The first line of a table has to name them." if is_table else ""
     return UserError(
         f"The rows of {source} are of no known shape. Their columns: {columns}. Name them with "
-        "--columns, such as --columns prompt=QUESTION chosen=BETTER rejected=WORSE, and "
+        "--columns, such as --columns prompt=ASKED chosen=BETTER rejected=WORSE, and "
         f"--as flat.{header}"
     )
 

@@ -288,5 +288,6 @@ def tell_memory(
         told = ", ".join(f"{size / 1e9:.3f} on {device}" for device, size in proofs.items())
         print(f"  the proofs before the first step, at their peak: {told}")
     print(f"  disk: {cached / 1e9:.3f} for reference log-probs. Nothing was trained.")
+    print("To train, give the same command without --dry-run.")
     content = {"memory_bytes": found, "proof_bytes": proofs, "cache_bytes": cached}
     write_json(out / "dry_run.json", content)
