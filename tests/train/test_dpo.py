@@ -32,6 +32,7 @@ from veridical.train.loop.rows import read_training_rows
 from veridical.train.loop.trainer import GroupTrainer
 from veridical.train.loop.training_set import same_pictures, split_held_out
 from veridical.train.options import Training
+from veridical.train.responses import refuse_here
 from veridical.train.sft import train_sft
 
 
@@ -166,11 +167,39 @@ def test_sharing_two_rows_and_accumulation_give_the_same(
             assert torch.allclose(weight, other[name], atol=1e-5), name
 
 
+def test_rows_of_like_length_within_a_step_give_the_same(
+    saved: str, pairs: Path, tmp_path: Path
+) -> None:
+    weights, logs = [], []
+    settings = {**COMMON, "batch_size": 2, "accumulation": 3, "max_steps": 4, "evaluations": 2}
+    for grouping in ("no", "step", "epoch"):
+        out = tmp_path / grouping
+        training = Training(tuning="full", group_by_length=grouping, **settings)
+        train_dpo(saved, pairs, out, training=training)
+        weights.append(load_policy(str(out / "model")).model.state_dict())
+        logs.append(read_jsonl(out / "log.jsonl"))
+    assert len(logs[0]) == len(logs[1]) == len(logs[2])
+    for usual, row in zip(logs[0], logs[1], strict=True):
+        assert usual["loss"] == pytest.approx(row["loss"], abs=1e-5)
+    for name, weight in weights[0].items():
+        assert torch.allclose(weight, weights[1][name], atol=1e-5), name
+    # Other rows come together in a step, as by another seed.
+    assert any(not torch.equal(weight, weights[2][name]) for name, weight in weights[0].items())
+
+
+def test_rows_are_grouped_only_where_that_does_something() -> None:
+    with pytest.raises(UserError, match="Set --group-by-length epoch"):
+        Training(**COMMON, group_by_length="step").check()
+    with pytest.raises(UserError, match="no length before they are sampled"):
+        refuse_here(Training(**COMMON, group_by_length="epoch"))
+
+
+@pytest.mark.parametrize("grouping", ["no", "epoch"])
 def test_a_killed_run_resumes_to_the_same_weights(
-    saved: str, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    saved: str, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, grouping: Any
 ) -> None:
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    training = Training(tuning="full", **COMMON)
+    training = Training(tuning="full", group_by_length=grouping, **COMMON)
     train_dpo(saved, pairs, whole, training=training)
     honest = preference_outcome
 

@@ -16,6 +16,7 @@ from veridical.runtime.files import read_json
 from veridical.runtime.options import AttentionName, DtypeName, Placement
 from veridical.train.loop.counting import rows_seen, total_steps
 from veridical.train.loop.mixing import check_weights
+from veridical.train.loop.order import GroupingName
 
 SaveDtype = Literal["auto", "float32", "bfloat16", "float16"]
 MixedPrecision = Literal["no", "bf16", "fp16"]
@@ -51,6 +52,10 @@ class Training:
         max_steps: optimizer steps, 1 or more, instead of epochs; -1 for none.
         batch_size: rows on a device at once.
         accumulation: batches an optimizer step.
+        group_by_length: put rows of like length into the same batch, for less padding: `step` among
+            the rows of a step, whose gradient stays the same but for rounding, `epoch` among those
+            of 50 batches, which then come in random order. Evaluation and the precomputed
+            reference then also go by length.
         max_length: prompt and response together, in tokens; longer rows are listed and left
             out. The model's own limit if not set.
         max_response_tokens: longer responses lose their end (and are counted).
@@ -138,6 +143,7 @@ class Training:
     max_steps: int = -1
     batch_size: int = 8
     accumulation: int = 4
+    group_by_length: GroupingName = "no"
     max_length: int | None = None
     max_response_tokens: int | None = None
     more_data: list[Path] | None = None
@@ -240,6 +246,12 @@ class Training:
                 raise UserError(
                     f"--{name.replace('_', '-')} is {getattr(self, name)}; give 1 or more."
                 )
+        if self.group_by_length == "step" and self.accumulation == 1:
+            raise UserError(
+                "--group-by-length step sorts the rows of a step into its batches, and with "
+                "--accumulation 1 a step is one batch. Set --group-by-length epoch, or raise "
+                "--accumulation."
+            )
         for name in ("max_length", "max_response_tokens"):
             value = getattr(self, name)
             if value is not None and value < 1:

@@ -123,6 +123,11 @@ def refuse_here(training: Training, *refused: str) -> None:
                 f"--{name.replace('_', '-')} is not offered by this command, which samples "
                 "its rows. Leave it off."
             )
+    if training.group_by_length != "no":
+        raise UserError(
+            "--group-by-length is not offered by this command, whose rows have no length before "
+            "they are sampled. Leave it out."
+        )
     sharded = any(
         os.environ.get(name, "").lower() == "true"
         for name in ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED")

@@ -8,7 +8,14 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from veridical.train.loop.order import Batches, OrderedRow, RankSampler, made_ahead
+from veridical.train.loop.order import (
+    Batches,
+    Grouping,
+    GroupingName,
+    OrderedRow,
+    RankSampler,
+    made_ahead,
+)
 
 
 def epoch(
@@ -108,3 +115,60 @@ def test_a_loader_gives_the_same_batches_made_ahead(ahead: int) -> None:
         plain = (list(wanted), torch.rand(1))
         torch.manual_seed(1)
         assert (list(found), torch.rand(1)) == plain
+
+
+LENGTHS = [
+    int(length)
+    for length in torch.randint(10, 900, (203,), generator=torch.Generator().manual_seed(0))
+]
+
+
+def grouped(
+    asked: GroupingName, process: int = 0, processes: int = 1, seed: int = 3
+) -> RankSampler:
+    grouping = Grouping.of(asked, LENGTHS, accumulation=4) if asked != "no" else None
+    return RankSampler(len(LENGTHS), 8 // processes, seed, process, processes, grouping)
+
+
+def padding(sampler: RankSampler) -> int:
+    """Tokens of an epoch's batches that are no row's."""
+    batches = [[LENGTHS[row.index] for row in batch] for batch in sampler]
+    return sum(len(batch) * max(batch) - sum(batch) for batch in batches)
+
+
+@pytest.mark.parametrize("asked", ["step", "epoch"])
+def test_grouping_pads_less_and_leaves_out_no_row(asked: GroupingName) -> None:
+    usual, sampler = grouped("no"), grouped(asked)
+    assert len(sampler) == len(usual) == 26
+    assert sorted(sampler.order(0)) == list(range(203))
+    assert padding(sampler) < (0.55 if asked == "step" else 0.1) * padding(usual)
+    assert sampler.order(0) == grouped(asked).order(0)
+    assert sampler.order(0) != sampler.order(1)
+    assert sampler.order(0) != grouped(asked, seed=4).order(0)
+
+
+def test_grouping_in_a_step_leaves_each_step_its_rows() -> None:
+    usual, sampler = grouped("no"), grouped("step")
+    for step in range(14):  # 26 batches are 7 steps of an epoch: 3 rows are left for the last
+        assert sorted(sampler.rows_of_step(step, 4)) == sorted(usual.rows_of_step(step, 4))
+    assert sampler.order(0) != usual.order(0)
+
+
+@pytest.mark.parametrize("asked", ["step", "epoch"])
+def test_processes_share_the_grouped_batches_of_one(asked: GroupingName) -> None:
+    whole = list(grouped(asked))
+    shares = [list(grouped(asked, process, 4)) for process in range(4)]
+    assert {len(share) for share in shares} == {len(whole)}
+    for step, batch in enumerate(whole):
+        assert [row for share in shares for row in share[step] if row.counts] == batch
+
+
+def test_grouped_batches_of_an_epoch_come_in_random_order() -> None:
+    longest = [max(LENGTHS[row.index] for row in batch) for batch in grouped("epoch")]
+    assert longest != sorted(longest, reverse=True)
+    assert len(list(grouped("epoch"))[-1]) == 3  # what is left over stays last
+
+
+def test_held_out_rows_are_sorted_as_one() -> None:
+    sampler = RankSampler(5, 2, None, 0, 1, Grouping([3, 9, 1, 9, 4], None))
+    assert sampler.order(0) == [1, 3, 4, 0, 2]

@@ -23,9 +23,9 @@ SHOWN = (
     "tuning", "lora_rank", "lora_alpha", "lora_dropout", "lora_targets", "lora_rslora",
     "lora_dora", "init_adapter", "train_projector", "train_vision", "model_dropout",
     "projector_learning_rate", "learning_rate", "epochs", "max_steps", "batch_size",
-    "accumulation", "max_length", "max_response_tokens",
+    "accumulation", "group_by_length", "max_length", "max_response_tokens",
     "more_data", "data_weights", "held_out", "select_by", "patience", "dtype", "mixed_precision",
-    "template", "trainer", "seed",
+    "attention", "template", "trainer", "seed",
 )  # fmt: skip
 JUDGED = (
     "judge", "criteria", "judge_facts", "objects", "vocabulary", "attempts", "judge_tokens",

@@ -6,10 +6,11 @@ import copy
 from dataclasses import replace
 from typing import Any
 
+from veridical.models.batching import layout_shape
 from veridical.models.policy import Policy
 from veridical.train.loop.collator import Collator, StepInputs
 from veridical.train.loop.items import Items
-from veridical.train.loop.order import Batches, RankSampler
+from veridical.train.loop.order import Batches, Grouping, GroupingName, RankSampler
 from veridical.train.loop.saving_trainer import SavingTrainer
 
 
@@ -19,11 +20,13 @@ class LoadingTrainer(SavingTrainer):
     Attributes:
         policy: whose processor lays batches out.
         collate_items: lays them out.
+        group_by_length: among which rows those of like length share a batch.
         _of_threads: collators of other threads, by whose batches they lay out.
     """
 
     policy: Policy
     collate_items: Collator
+    group_by_length: GroupingName = "no"
     _of_threads: dict[str, Collator]
 
     def get_train_dataloader(self) -> Batches:
@@ -36,10 +39,23 @@ class LoadingTrainer(SavingTrainer):
 
     def _batches(self, items: Any, seed: int | None) -> Batches:
         size, arguments = self.args.per_device_train_batch_size, self.args
-        sampler = RankSampler(len(items), size, seed, arguments.process_index, arguments.world_size)
+        sampler = RankSampler(
+            len(items), size, seed, arguments.process_index, arguments.world_size,
+            self._grouping(items, seed is not None),
+        )  # fmt: skip
         ahead = self._made_ahead(items)
         collate = self._collator_of_thread("train" if seed is not None else "eval", ahead)
         return Batches(items, sampler, collate, ahead)
+
+    def _grouping(self, items: Items, trained: bool) -> Grouping | None:
+        """Which rows share a batch; held-out rows are sorted as one, which has no order to keep."""
+        if self.group_by_length == "no":
+            return None
+        share = self.collate_items.share_prefix
+        lengths = [layout_shape(group, share)[1] for group in items.groups]
+        if not trained:
+            return Grouping(lengths, None)
+        return Grouping.of(self.group_by_length, lengths, self.args.gradient_accumulation_steps)
 
     def _collator_of_thread(self, which: str, ahead: int) -> Collator:
         """A collator whose processor no other thread uses: a tokenizer remembers how to pad.

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
@@ -25,6 +25,60 @@ class OrderedRow:
     counts: bool = True
 
 
+GroupingName = Literal["no", "step", "epoch"]
+"""Among which rows those of like length are put into the same batch."""
+POOL = 50
+"""Whole batches whose rows are sorted among each other under `epoch` (our choice, as Transformers'
+own sampler: enough for little padding, few enough for an order that is still random)."""
+
+
+@dataclass(frozen=True)
+class Grouping:
+    """Rows of like length come in the same batch, the longest first.
+
+    Attributes:
+        lengths: of each row, in tokens.
+        batches: whole batches whose rows are sorted among each other; None for all.
+        shuffled: put these batches in random order afterwards; a smaller last one stays last.
+    """
+
+    lengths: Sequence[int]
+    batches: int | None
+    shuffled: bool = False
+
+    @classmethod
+    def of(cls, asked: GroupingName, lengths: Sequence[int], accumulation: int) -> Grouping:
+        """What an option asks for.
+
+        Args:
+            asked: `step` sorts the rows of a step, whose sum stays the same; `epoch` those of
+                `POOL` batches.
+            lengths: of each row, in tokens.
+            accumulation: whole batches a step.
+        """
+        return cls(lengths, accumulation) if asked == "step" else cls(lengths, POOL, True)
+
+    def arrange(self, order: Sequence[int], whole: int, noise: torch.Generator) -> list[int]:
+        """An epoch's rows in the order in which whole batches are cut from them.
+
+        Args:
+            order: the rows.
+            whole: rows of a whole batch.
+            noise: of the batches' order.
+        """
+        arranged: list[int] = []
+        pool = len(order) if self.batches is None else whole * self.batches
+        for first in range(0, len(order), max(1, pool)):
+            rows = sorted(order[first : first + pool], key=lambda row: -self.lengths[row])
+            batches = [rows[start : start + whole] for start in range(0, len(rows), whole)]
+            if self.shuffled:
+                full = [batch for batch in batches if len(batch) == whole]
+                places = torch.randperm(len(full), generator=noise).tolist()
+                batches = [*(full[place] for place in places), *batches[len(full) :]]
+            arranged += [row for batch in batches for row in batch]
+        return arranged
+
+
 class RankSampler(Sampler[list[OrderedRow]]):
     """One rank's rows of every whole batch.
 
@@ -33,7 +87,13 @@ class RankSampler(Sampler[list[OrderedRow]]):
     """
 
     def __init__(
-        self, rows: int, batch_size: int, seed: int | None, process: int, processes: int
+        self,
+        rows: int,
+        batch_size: int,
+        seed: int | None,
+        process: int,
+        processes: int,
+        grouping: Grouping | None = None,
     ) -> None:
         """Say who this is.
 
@@ -43,7 +103,9 @@ class RankSampler(Sampler[list[OrderedRow]]):
             seed: of the order, which changes with the epoch; None keeps the rows' own.
             process: which process this is, from 0.
             processes: how many there are.
+            grouping: which rows share a batch; chance if not given.
         """
+        self.grouping = grouping
         self.rows, self.batch_size, self.seed = rows, batch_size, seed
         self.process, self.processes = process, processes
         self.epoch = 0
@@ -57,10 +119,13 @@ class RankSampler(Sampler[list[OrderedRow]]):
 
     def order(self, epoch: int) -> list[int]:
         """The rows of an epoch, one after the other."""
-        if self.seed is None:
-            return list(range(self.rows))
-        noise = torch.Generator().manual_seed(self.seed + epoch)
-        return torch.randperm(self.rows, generator=noise).tolist()
+        noise, order = torch.Generator(), list(range(self.rows))
+        if self.seed is not None:
+            noise.manual_seed(self.seed + epoch)
+            order = torch.randperm(self.rows, generator=noise).tolist()
+        if self.grouping is None:
+            return order
+        return self.grouping.arrange(order, self.batch_size * self.processes, noise)
 
     def rows_of_step(self, step: int, accumulation: int) -> list[int]:
         """What all processes together see in an optimizer step.

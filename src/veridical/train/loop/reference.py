@@ -161,7 +161,7 @@ def _with_stored(
     known = precompute(
         policy, rows.groups, share_prefix, 2 * training.batch_size, 10 * floor, cache,
         model_fingerprint(reference.model, adapter, cache).key, rows.left_out,
-        proof_rows(rows.train.groups, rows.left_out),
+        proof_rows(rows.train.groups, rows.left_out), training.group_by_length != "no",
     )  # fmt: skip
     write_reference(run.folder, rows.groups, known)
     return rows.with_reference(known.logps)

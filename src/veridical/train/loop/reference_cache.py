@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from veridical.data.images import image_bytes_key
+from veridical.models.batching import layout_shape
 from veridical.models.cache_keys import processor_hash, surroundings
 from veridical.models.logprobs import compute_logps
 from veridical.models.policy import Policy
@@ -58,6 +59,7 @@ def precompute(
     weights: str,
     left_out: LeftOut | None = None,
     proof: Sequence[int] = (),
+    by_length: bool = False,
 ) -> StoredLogps:
     """The reference's log-probs; those of pairs that the cache knows are not computed again.
 
@@ -75,6 +77,7 @@ def precompute(
         proof: places of pairs that the start is proven on. They are a batch of their own and come
             from no cache, so that the very same batch can be computed again: in half precision the
             noise between two batches is as large as the error of a reference that is wrong.
+        by_length: rows of like length are computed together, the longest first.
 
     Raises:
         UserError: a log-prob is not finite, or too many pairs are refused.
@@ -88,7 +91,7 @@ def precompute(
     # Each machine may have a cache of its own; what the first process knows, all know.
     known = processes.from_first(lambda: _look_up(job, tolerance))
     reused = sum(key in known for key in keys)
-    batches, several = _batches(job, known, proof), processes.world_size()
+    batches, several = _batches(job, known, proof, by_length), processes.world_size()
     block = max(1, BLOCK // (batch_size * several)) * several
     own: list[tuple[int, _Entry]] = []
     for number, part in enumerate(track(batches, "reference log-probs") if batches else []):
@@ -170,13 +173,17 @@ def _look_up(job: _Job, tolerance: float) -> dict[str, _Entry]:
     return known
 
 
-def _batches(job: _Job, known: Mapping[str, _Entry], proof: Sequence[int]) -> list[list[int]]:
+def _batches(
+    job: _Job, known: Mapping[str, _Entry], proof: Sequence[int], by_length: bool
+) -> list[list[int]]:
     """The places of rows that are computed, a batch each; those of the proofs come first."""
     keys, size = job.keys, job.batch_size
     first = {keys[index] for index in proof}
     # Rows of equal content but other names are asked for one by one: a refused one is named.
     place_of = {id(group): i for i, group in reversed(list(enumerate(job.groups)))}
     missing = sorted(i for i in place_of.values() if keys[i] not in known and keys[i] not in first)
+    if by_length:
+        missing.sort(key=lambda i: -layout_shape(job.groups[i], job.share_prefix)[1])
     # Pairs that are left out keep their place, so that a run that is resumed has the same batches.
     batches = [missing[i : i + size] for i in range(0, len(missing), size)]
     return [list(proof), *batches] if proof else batches

@@ -36,7 +36,7 @@ LENGTH = {"epochs", "max_steps", "patience"}
 
 AS_BEFORE: Mapping[str, object] = {
     "generation_weight": 0.0, "reference_every": None, "overlong_penalty": 0.0,
-    "attention": "auto",
+    "attention": "auto", "group_by_length": "no",
 }  # fmt: skip
 """Newer options that change a result, and the value that goes on with a run that was started before
 they were there."""

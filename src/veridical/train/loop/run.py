@@ -126,6 +126,7 @@ def run_trainer(
     trainer = GroupTrainer(
         policy, task, arguments, train, held_out, callbacks, training.projector_learning_rate
     )
+    trainer.group_by_length = training.group_by_length
     trainer.check = open_check(policy, training, steers)
     if trainer.check is not None:
         write_descriptions(trainer.check, out)
