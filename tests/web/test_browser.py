@@ -269,6 +269,11 @@ def test_odd_pictures_and_names_fit_a_page(
                     "[...document.images].map((i) => getComputedStyle(i).objectFit)"
                 )
                 assert set(fits) == {"contain"}, "else it would be distorted"
+                lines = page.evaluate(
+                    "[...document.querySelectorAll('dt')].filter((e) => e.textContent.length < 20)"
+                    ".map((e) => e.clientHeight)"
+                )
+                assert max(lines, default=0) < 30, "short names of fields are on one line"
             page.close()
 
 
