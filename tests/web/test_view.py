@@ -23,6 +23,7 @@ from veridical.builders.composing.flags import read_flags
 from veridical.data.records import read_records, write_records
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import hash_file, read_json, read_jsonl, write_json, write_jsonl
+from veridical.web.differences import word_places
 from veridical.web.guard import Access
 from veridical.web.index import Index, open_index
 from veridical.web.notes import Notes, notes_path
@@ -98,6 +99,26 @@ def test_a_pair_is_shown_with_what_is_known_of_it(pairs: Path, tmp_path: Path) -
 def test_differences_of_a_language_without_spaces_are_letters(pairs: Path) -> None:
     page = application(pairs).get("/s/0/row/3").text
     assert '\u4e00\u53ea<mark class="different">\u732b</mark>' in page
+
+
+FAMILY = "\U0001f469\u200d\U0001f469\u200d\U0001f467"
+FLAGS = ["\U0001f1e9\U0001f1ea", "\U0001f1eb\U0001f1f7"]
+PERSIAN = "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645"
+
+
+@pytest.mark.parametrize(
+    ("text", "pieces"),
+    [
+        (f"{FAMILY} ok", [FAMILY, "ok"]),
+        ("".join(FLAGS), FLAGS),
+        ("\U0001f44d\U0001f3fd!", ["\U0001f44d\U0001f3fd", "!"]),
+        (f"{PERSIAN} a", [PERSIAN, "a"]),
+        ("a\r\n(b).", ["a", "(", "b", ")", "."]),
+        ("don't e\u0301t x_1", ["don't", "e\u0301t", "x_1"]),
+    ],
+)
+def test_what_is_read_as_one_is_marked_as_one(text: str, pieces: list[str]) -> None:
+    assert [text[start:end] for start, end in word_places(text)] == pieces
 
 
 def test_texts_are_escaped(pairs: Path, tmp_path: Path) -> None:

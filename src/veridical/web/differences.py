@@ -13,10 +13,12 @@ from veridical.web.shown_rows import Mark
 
 MOST_WORDS = 4000
 """Of each answer, beyond which differences are not marked (our choice: 50 ms)."""
-# A word, one letter of a script without spaces, or a sign.
+# A word, one letter of a script without spaces, or a sign as it is read: an emoji may be several
+# characters that are joined. Joiners without width stand within words of Persian and Hindi.
 _PIECE = regex.compile(
     r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]\p{M}*"
-    r"|[\p{L}\p{M}\p{N}_]+(?:['\u2019-][\p{L}\p{M}\p{N}_]+)*|[^\s\p{L}\p{N}_]"
+    r"|[\p{L}\p{M}\p{N}_]+(?:['\u2019\u200c\u200d\u00ad-][\p{L}\p{M}\p{N}_]+)*"
+    r"|(?![\s\p{L}\p{N}_])\X"
 )
 
 
