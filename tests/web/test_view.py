@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 from PIL import Image
@@ -27,6 +28,7 @@ from veridical.web.differences import word_places
 from veridical.web.guard import Access
 from veridical.web.index import Index, open_index
 from veridical.web.notes import Notes, notes_path
+from veridical.web.query import OPERATORS
 from veridical.web.record_rows import light_rows
 from veridical.web.sets import open_sets, with_gaps
 from veridical.web.viewer import Opened, viewer
@@ -262,6 +264,23 @@ def test_a_filter_of_the_form_becomes_a_part_of_the_address(pairs: Path) -> None
     reply = application(pairs).get("/s/0?q=&sort=&field=model&op=%3D&value=x&where=images%3D1")
     assert reply.status == 303
     assert reply.headers["location"] == "/s/0?where=images%3D1&where=model%3Dx"
+
+
+@pytest.mark.parametrize("name", ["p>0.5", "a=b", "!", "x!", "100%", "%3E", "<b>~", "a b"])
+def test_a_field_with_the_sign_of_an_operator_in_its_name_is_filtered_by(
+    tmp_path: Path, name: str
+) -> None:
+    write_jsonl(tmp_path / "pairs.jsonl", [
+        {"id": f"r{n}", "images": [], "prompt": "?", "chosen": "cup", "rejected": f"dog {n}",
+         "source": json.dumps({name: n})}
+        for n in range(4)
+    ])  # fmt: skip
+    client = application(tmp_path / "pairs.jsonl")
+    for operator, value, rows in ((">=", "2", [3, 4]), ("=", "1", [2]), ("!=", "0", [2, 3, 4])):
+        form = urlencode({"field": name, "op": operator, "value": value})
+        address = client.get(f"/s/0?{form}").headers["location"]
+        assert shown(client, address) == rows
+        assert f"{html.escape(name)} {OPERATORS[operator]} {value}" in client.get(address).text
 
 
 def test_next_and_previous_follow_the_order_of_the_list(pairs: Path) -> None:

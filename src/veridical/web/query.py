@@ -23,6 +23,8 @@ OPERATORS = {
 TRUTHS = {"true": "true", "yes": "true", "false": "false", "no": "false"}
 """What may be asked for where a field is true or false; pages show yes and no."""
 MOST_FILTERS, LONGEST = 12, 400
+_SIGNS = re.compile("[%~=!<>]")  # of operators, which names of fields may have too
+_WRITTEN_SIGNS = re.compile("%(25|7E|3D|21|3C|3E)")
 _FILTER = re.compile(r"(.+?)(!=|>=|<=|~|=|>|<)(.*)", re.DOTALL)
 MARKED = {"": "all rows", "flagged": "flagged", "noted": "with a note", "unflagged": "not flagged"}
 
@@ -36,7 +38,9 @@ class Filter:
     value: str
 
     def __str__(self) -> str:
-        return f"{self.field}{self.operator}{self.value}"
+        """As it stands in an address: signs of operators in the field's name as `%3E`."""
+        field = _SIGNS.sub(lambda sign: f"%{ord(sign[0]):02X}", self.field)
+        return f"{field}{self.operator}{self.value}"
 
     @property
     def words(self) -> str:
@@ -98,7 +102,8 @@ def read_query(values: Mapping[str, Sequence[str]]) -> Query:
 
     filters = [read_filter(text) for text in values.get("where", []) if text]
     if one("value") or one("op") in ("=", "!="):
-        filters += [read_filter(f"{one('field')}{one('op')}{one('value')}")] if one("field") else []
+        asked = str(Filter(one("field"), one("op"), one("value")))
+        filters += [read_filter(asked)] if one("field") else []
     if len(filters) > MOST_FILTERS:
         raise UserError(f"An address may have {MOST_FILTERS} filters; this one has {len(filters)}.")
     page = one("page") or "1"
@@ -136,7 +141,8 @@ def read_filter(text: str) -> Filter:
         )
     if len(text) > LONGEST:
         raise UserError(f"A filter may have {LONGEST} letters; one has {len(text):,}.")
-    return Filter(match[1].strip(), match[2], match[3].strip())
+    field = _WRITTEN_SIGNS.sub(lambda sign: chr(int(sign[1], 16)), match[1].strip())
+    return Filter(field, match[2], match[3].strip())
 
 
 def conditions(query: Query, noted: Sequence[int]) -> tuple[str, str, list[object]]:
