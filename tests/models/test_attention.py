@@ -12,7 +12,7 @@ from transformers import LlavaConfig
 
 from veridical.checks.controls import leaking
 from veridical.models import attention, block_masks, load, precision
-from veridical.models.attention import asked_attention, attentions_of, refuse_untrainable
+from veridical.models.attention import asked_attention, attentions_of, check_trainable
 from veridical.models.batching import shared_batch
 from veridical.models.cache_keys import surroundings
 from veridical.models.load import load_placed, load_policy
@@ -61,9 +61,11 @@ def test_either_flash_package_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_flex_trains_on_cuda_alone() -> None:
     with pytest.raises(UserError, match="no backward pass there"):
-        refuse_untrainable("flex", CPU)
-    refuse_untrainable("flex", CUDA)
-    refuse_untrainable("eager", CPU)
+        check_trainable("flex", "auto", CPU)
+    check_trainable("flex", "bfloat16", CUDA)
+    check_trainable("eager", "auto", CPU)
+    with pytest.raises(UserError, match="can't compute in float64"):
+        check_trainable("flex", "float64", CUDA)
 
 
 def test_nothing_is_loaded_before_it_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -37,6 +37,9 @@ OF_ALL: list[tuple[dict[str, Any], str]] = [
     ({"tuning": "full", "dtype": "bfloat16"}, "Full fine-tuning of bfloat16"),
     ({"tuning": "full", "dtype": "float16"}, "Full fine-tuning of float16"),
     ({"init_adapter": Path("nowhere")}, "nowhere holds no PEFT adapter"),
+    ({"attention": "flex", "device": "cpu"}, "has no backward pass there. Set --attention sdpa"),
+    ({"attention": "flash", "device": "cpu"}, "--attention flash needs a CUDA device"),
+    ({"attention": "eager", "dtype": "float64"}, "--attention eager can't compute in float64"),
     ({"select_by": "rewards_acuracy"}, "--select-by"),
 ]
 COMMANDS: dict[str, dict[str, Any]] = {

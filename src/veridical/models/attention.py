@@ -10,7 +10,7 @@ from transformers import AutoModelForImageTextToText, PretrainedConfig, PreTrain
 
 from veridical.models.precision import HALF
 from veridical.runtime.errors import UserError, reason_of
-from veridical.runtime.options import AttentionName
+from veridical.runtime.options import AttentionName, DtypeName
 
 FLEX, USUAL = "flex_attention", "sdpa"
 FLASH_PACKAGES = {"flash_attn": "flash_attention_2", "flash_attn_interface": "flash_attention_3"}
@@ -61,14 +61,46 @@ def asked_attention(
     Raises:
         UserError: it can't compute so; says what to set instead.
     """
+    check_attention(asked, dtype, device)
+    names: dict[str, str | None] = {"flash": _flash(), "flex": FLEX}
+    found = names.get(asked) or asked
+    _require_supported(asked, found, name, config)
+    return found
+
+
+def check_attention(asked: AttentionName, dtype: torch.dtype | None, device: torch.device) -> None:
+    """Refuse what works with no model in this dtype on this device.
+
+    Args:
+        asked: the option.
+        dtype: of the weights; None where only the checkpoint says.
+        device: that the model will be on.
+
+    Raises:
+        UserError: it can't be computed so; says what to set instead.
+    """
     if dtype == torch.float64 and asked in NOT_IN_FLOAT64:
         raise UserError(
             f"--attention {asked} can't compute in float64: {NOT_IN_FLOAT64[asked]}. Set "
             "--attention sdpa, or --dtype float32."
         )
-    found = _flash(dtype, device) if asked == "flash" else FLEX if asked == "flex" else asked
-    _require_supported(asked, found, name, config)
-    return found
+    if asked != "flash":
+        return
+    if device.type != "cuda":
+        raise UserError(
+            f"--attention flash needs a CUDA device, and the model would be on {device.type}. "
+            "Set --attention sdpa."
+        )
+    if dtype is not None and dtype not in HALF:
+        raise UserError(
+            "--attention flash computes in half precision alone, and the weights would be "
+            f"{str(dtype).removeprefix('torch.')}. Set --dtype bfloat16, or --attention sdpa."
+        )
+    if _flash() is None:
+        raise UserError(
+            "--attention flash needs the package flash-attn, which is not installed: pip install "
+            "flash-attn. Or set --attention sdpa, which has flash kernels of its own."
+        )
 
 
 def has_attention(core: PreTrainedModel, asked: AttentionName) -> bool:
@@ -79,12 +111,18 @@ def has_attention(core: PreTrainedModel, asked: AttentionName) -> bool:
     return asked == "auto" or own == (FLEX if asked == "flex" else asked)
 
 
-def refuse_untrainable(asked: AttentionName, device: torch.device) -> None:
-    """FlexAttention has no backward pass on some devices.
+def check_trainable(asked: AttentionName, dtype: DtypeName, device: torch.device) -> None:
+    """`check_attention` before training, for which FlexAttention has no backward pass everywhere.
+
+    Args:
+        asked: the option.
+        dtype: of the weights, by name.
+        device: that the model will be on.
 
     Raises:
-        UserError: it is asked for on one of them.
+        UserError: it can't be computed or trained so.
     """
+    check_attention(asked, None if dtype == "auto" else getattr(torch, dtype), device)
     if asked == "flex" and device.type != "cuda":
         raise UserError(
             f"--attention flex can't train on {device.type}: PyTorch's FlexAttention has no "
@@ -92,24 +130,10 @@ def refuse_untrainable(asked: AttentionName, device: torch.device) -> None:
         )
 
 
-def _flash(dtype: torch.dtype, device: torch.device) -> str:
-    if device.type != "cuda":
-        raise UserError(
-            f"--attention flash needs a CUDA device, and the model would be on {device.type}. "
-            "Set --attention sdpa."
-        )
-    if dtype not in HALF:
-        raise UserError(
-            "--attention flash computes in half precision alone, and the weights would be "
-            f"{str(dtype).removeprefix('torch.')}. Set --dtype bfloat16, or --attention sdpa."
-        )
-    for package, found in FLASH_PACKAGES.items():
-        if importlib.util.find_spec(package) is not None:
-            return found
-    raise UserError(
-        "--attention flash needs the package flash-attn, which is not installed: pip install "
-        "flash-attn. Or set --attention sdpa, which has flash kernels of its own."
-    )
+def _flash() -> str | None:
+    """Transformers' name for the flash attention that is installed."""
+    there = (name for package, name in FLASH_PACKAGES.items() if importlib.util.find_spec(package))
+    return next(there, None)
 
 
 def _require_supported(

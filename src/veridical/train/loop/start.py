@@ -13,7 +13,7 @@ import torch
 
 from veridical.judges.named import JudgeRuntime, Judging
 from veridical.models.adapters import require_adapter
-from veridical.models.attention import refuse_untrainable
+from veridical.models.attention import check_trainable
 from veridical.models.cache_keys import model_fingerprint
 from veridical.models.load import choose_device, load_policy, starts_from_adapter
 from veridical.models.model_argument import Model, name_of
@@ -178,6 +178,9 @@ def _refuse_early(given: Given) -> dict[str, Path]:
     _require_models(given)
     require_file(given.data, "--data")
     join_processes(training.device)
+    if training.attention != "auto":
+        device = choose_device(training.device)
+        check_trainable(training.attention, training.weights_dtype, device)
     processes.from_first(lambda: check_push(training))
     torch.manual_seed(training.seed)
     on_cpu = training.device == "cpu"
@@ -277,7 +280,6 @@ def load_start(model: Model, training: Training, run: Run | None = None) -> Poli
             f"This model was trained in this process, and is no longer {model.name}. Give the "
             "folder that was written, or load the model again."
         )
-    refuse_untrainable(training.attention, choose_device(training.device))
     policy = load_policy(
         model,
         training.weights_dtype,
