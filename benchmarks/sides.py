@@ -137,6 +137,7 @@ def train_with_veridical(settings: Settings, folder: Path, watch: Stopwatch) -> 
     load = patch(start, "load_policy", load_and_start)
     switch_off(settings.without)
     patch(scorer, "response_logps", logprobs.response_logps)
+    full = settings.tuning == "full"
     dpo.train_dpo(
         settings.model,
         Path(settings.data),
@@ -144,9 +145,9 @@ def train_with_veridical(settings: Settings, folder: Path, watch: Stopwatch) -> 
         AveragedPreference(DPO(BETA)),
         reference="in_step" if settings.reference == "in_step" else "precomputed",
         training=Training(
-            tuning="full" if settings.tuning == "full" else "lora",
-            lora_rank=LORA_RANK,
-            lora_alpha=LORA_ALPHA,
+            tuning="full" if full else "lora",
+            lora_rank=Training.lora_rank if full else LORA_RANK,
+            lora_alpha=Training.lora_alpha if full else LORA_ALPHA,
             learning_rate=LEARNING_RATE,
             max_steps=settings.steps,
             batch_size=settings.batch,

@@ -13,6 +13,7 @@ import torch
 from peft import PeftModel
 from PIL import Image
 from transformers import AutoModelForImageTextToText
+from tuning import FULL, tuned
 
 from veridical.checks import before_training
 from veridical.cli.signatures import as_arguments
@@ -106,7 +107,7 @@ def test_a_run_learns_and_its_result_loads(
     saved: str, pairs: Path, tmp_path: Path, tuning: Any, reference: Any
 ) -> None:
     out = tmp_path / "run"
-    training = Training(tuning=tuning, **COMMON)
+    training = Training(**{**COMMON, **tuned(tuning)})
     train_dpo(saved, pairs, out, reference=reference, training=training)
     log = read_jsonl(out / "log.jsonl")
     first = next(row for row in log if row["split"] == "train")
@@ -139,7 +140,7 @@ def test_reference_in_the_step_and_before_training_give_the_same(
     logs = []
     for reference in ("precomputed", "in_step"):
         out = tmp_path / reference
-        training = Training(tuning="full", **COMMON)
+        training = Training(**{**COMMON, **FULL})
         train_dpo(saved, pairs, out, reference=reference, training=training)
         logs.append([row["loss"] for row in read_jsonl(out / "log.jsonl")])
     assert torch.allclose(torch.tensor(logs[0]), torch.tensor(logs[1]), atol=1e-4)
@@ -157,7 +158,7 @@ def test_sharing_two_rows_and_accumulation_give_the_same(
     for name, own in options.items():
         out = tmp_path / name
         settings = {**COMMON, **own, "held_out": 0.0, "max_steps": 4}
-        training = Training(tuning="full", dtype="float64", **settings)
+        training = Training(**{**settings, **FULL, "dtype": "float64"})
         train_dpo(saved, pairs, out, training=training)
         model = AutoModelForImageTextToText.from_pretrained(out / "model", dtype=torch.float64)
         weights.append(model.state_dict())
@@ -174,7 +175,7 @@ def test_rows_of_like_length_within_a_step_give_the_same(
     settings = {**COMMON, "batch_size": 2, "accumulation": 3, "max_steps": 4, "evaluations": 2}
     for grouping in ("no", "step", "epoch"):
         out = tmp_path / grouping
-        training = Training(tuning="full", group_by_length=grouping, **settings)
+        training = Training(**{**settings, **FULL, "group_by_length": grouping})
         train_dpo(saved, pairs, out, training=training)
         weights.append(load_policy(str(out / "model")).model.state_dict())
         logs.append(read_jsonl(out / "log.jsonl"))
@@ -199,7 +200,7 @@ def test_a_killed_run_resumes_to_the_same_weights(
     saved: str, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, grouping: Any
 ) -> None:
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    training = Training(tuning="full", group_by_length=grouping, **COMMON)
+    training = Training(**{**COMMON, **FULL, "group_by_length": grouping})
     train_dpo(saved, pairs, whole, training=training)
     honest = preference_outcome
 
@@ -242,7 +243,7 @@ def test_a_killed_run_resumes_to_the_same_weights(
 def test_a_finished_run_resumes_to_what_it_was(saved: str, pairs: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     settings = {**COMMON, "held_out": 0.0}
-    training = Training(tuning="full", **settings)
+    training = Training(**{**settings, **FULL})
     train_dpo(saved, pairs, out, training=training)
     before = load_policy(str(out / "model")).model.state_dict()
     train_dpo(saved, pairs, out, training=replace(training, resume=True))
@@ -256,7 +257,7 @@ def test_a_finished_run_resumes_to_what_it_was(saved: str, pairs: Path, tmp_path
 def test_the_best_checkpoint_is_what_is_saved(saved: str, pairs: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     settings = {**COMMON, "max_steps": 9, "learning_rate": 3e-2}
-    training = Training(tuning="full", **settings)
+    training = Training(**{**settings, **FULL})
     train_dpo(saved, pairs, out, training=training)
     log = [r for r in read_jsonl(out / "log.jsonl") if r["split"] == "eval" and r["step"] > 0]
     best = min(log, key=lambda row: row["loss"])
@@ -352,7 +353,7 @@ def test_options_that_make_no_sense(
 
 def test_sft_learns_the_chosen_answers(saved: str, pairs: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    training = Training(tuning="full", **{**COMMON, "max_steps": 12})
+    training = Training(**{**COMMON, **FULL, "max_steps": 12})
     train_sft(saved, pairs, out, kind="preference", training=training)
     losses = [row["loss"] for row in read_jsonl(out / "log.jsonl") if row["split"] == "eval"]
     assert losses[-1] < losses[0] / 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -156,3 +157,79 @@ def test_what_only_one_command_has(data: Path) -> None:
     ):
         with pytest.raises(UserError, match=message):
             train("online", data, pairs="bdhs", kind="conversation", bdhs=given, judging=Judging())
+
+
+EVERY = tuple(COMMANDS)
+FULLY: dict[str, Any] = {"tuning": "full"}
+UNASKED = "--check-images was not given"
+# An option of `Training`, settings under which it can't act, and the commands that have to refuse
+# it then by name.
+IDLE: list[tuple[str, dict[str, Any], tuple[str, ...], str]] = [
+    ("lora_rank", {"lora_rank": 4, **FULLY}, EVERY, "--lora-rank means nothing under"),
+    ("lora_alpha", {"lora_alpha": 4, **FULLY}, EVERY, "--lora-alpha means nothing under"),
+    ("lora_dropout", {"lora_dropout": 0.1, **FULLY}, (*EVERY[:5],), "--lora-dropout means nothing"),
+    ("lora_dropout", {"lora_dropout": 0.1}, REINFORCED, "--lora-dropout is not offered"),
+    ("lora_targets", {"lora_targets": ["q_proj"], **FULLY}, EVERY, "--lora-targets means nothing"),
+    ("lora_rslora", {"lora_rslora": True, **FULLY}, EVERY, "--lora-rslora means nothing under"),
+    ("lora_dora", {"lora_dora": True, **FULLY}, EVERY, "--lora-dora means nothing under"),
+    ("model_dropout", {"model_dropout": True}, REINFORCED, "--model-dropout true is not offered"),
+    ("projector_learning_rate", {"projector_learning_rate": 1.0}, EVERY, "the projector is frozen"),
+    ("max_response_tokens", {"max_response_tokens": 9}, SAMPLING, "--max-response-tokens is not"),
+    ("max_response_tokens", {"max_response_tokens": 9}, ("reward",), "--max-response-tokens can't"),
+    ("data_weights", {"data_weights": [1.0]}, EVERY, "--data-weights"),
+    ("group_by_length", {"group_by_length": "epoch"}, SAMPLING, "--group-by-length is not offered"),
+    ("group_by_length", {"group_by_length": "step", "accumulation": 1}, EVERY, "--group-by-length"),
+    ("held_out", {"held_out": 0.1}, ("online",), "--held-out means nothing here"),
+    ("select_by", {"select_by": "chair/chair_i"}, EVERY, "--select-by chair/chair_i is counted on"),
+    ("patience", {"patience": 2}, EVERY, "--patience goes by held-out"),
+    ("check_images", {"check_images": Path("no")}, EVERY, "--check-objects was not given"),
+    ("check_objects", {"check_objects": Path("no")}, EVERY, UNASKED),
+    ("check_vocabulary", {"check_vocabulary": Path("no")}, EVERY, UNASKED),
+    ("check_by", {"check_by": ["pope"]}, EVERY, UNASKED),
+    ("check_limit", {"check_limit": 3}, EVERY, UNASKED),
+    ("check_tokens", {"check_tokens": 3}, EVERY, UNASKED),
+    ("dry_run", {"dry_run": True}, SAMPLING, "--dry-run is not offered"),
+    ("vision_cache", {"vision_cache": True, "train_vision": True}, EVERY[:4], "--vision-cache"),
+    ("vision_cache", {"vision_cache": True}, ("online",), "--vision-cache is not offered"),
+    ("save_merged", {"save_merged": False, **FULLY}, EVERY, "--save-merged false"),
+    ("save_dtype", {"save_dtype": "bfloat16", "save_merged": False}, EVERY, "--save-dtype is that"),
+    ("push_public", {"push_public": True}, EVERY, "--push-public says how"),
+    ("show_every", {"show_every": 2}, ("reward",), "--show-every: a reward model says nothing"),
+]  # fmt: skip
+# Options that nothing else leaves without effect, and those that may be given where they have none.
+ACT = {
+    "tuning", "init_adapter", "train_projector", "train_vision", "learning_rate", "max_steps",
+    "batch_size", "accumulation", "max_length", "more_data", "evaluations", "share_prefix",
+    "prove_first", "cache", "push_to_hub", "images_root", "max_bad_fraction", "dtype",
+    "mixed_precision", "device", "attention", "seed", "template", "report_to", "trainer",
+}  # fmt: skip
+ALLOWED = {
+    "epochs": "--max-steps stands instead of them",
+    "resume": "of a run that has not begun there is nothing to go on from",
+    "extend": "the same",
+    "cache_gigabytes": "--cache none has nothing to hold",
+}
+
+
+def test_every_option_acts_is_refused_or_is_allowed_by_name() -> None:
+    """A new option of `Training` says here when it can't act."""
+    named = {name for name, *_ in IDLE}
+    assert not named & (ACT | ALLOWED.keys()) and not ACT & ALLOWED.keys()
+    assert {field.name for field in dataclasses.fields(Training)} == named | ACT | ALLOWED.keys()
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_an_option_that_can_not_act_is_refused_by_name(command: str, data: Path) -> None:
+    for _, options, commands, message in IDLE:
+        if command not in commands:
+            continue
+        with pytest.raises(UserError, match=message):
+            train(command, data, training=options)
+
+
+def test_records_answers_are_cut_where_they_are_learned_from(data: Path) -> None:
+    """Of fresh pairs `mixed` alone learns from the records' own, and goes on to load a model."""
+    given: dict[str, Any] = {"pairs": "mixed", "kind": "preference"}
+    given["training"] = {"max_response_tokens": 9}
+    with pytest.raises(AssertionError, match="a model is loaded"):
+        train("online", data, **given)

@@ -12,6 +12,7 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText
+from tuning import FULL
 
 from veridical.judges.named import Judging
 from veridical.models.load import load_policy
@@ -128,9 +129,11 @@ def test_dropout_is_noise_that_a_resumed_run_finds_again(
         ({"tuning": "full", "lora_dora": True}, "--lora-dora means nothing under --tuning full"),
         ({"save_merged": False, "save_dtype": "bfloat16"}, "--save-merged false leaves out"),
         ({"tuning": "qlora", "save_dtype": "float16"}, "--tuning qlora leaves out"),
-        ({"tuning": "full", "save_merged": False}, "--save-merged false: --tuning full"),
+        ({**FULL, "save_merged": False}, "--save-merged false: --tuning full"),
         ({"init_adapter": Path("it"), "save_merged": False}, "false: training starts from an adap"),
         ({"tuning": "full", "lora_targets": ["q_proj"]}, "--lora-targets means nothing"),
+        ({"tuning": "full"}, "--lora-rank means nothing under --tuning full"),
+        ({**FULL, "lora_alpha": 8}, "--lora-alpha means nothing under --tuning full"),
     ],
 )
 def test_what_makes_no_sense_is_refused(

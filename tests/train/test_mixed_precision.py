@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from tuning import FULL, tuned
 
 from veridical.data.prompts import Prompt
 from veridical.data.records import assistant_message, user_message, write_records
@@ -115,7 +116,7 @@ def test_the_start_is_exact_and_everything_computes_alike(
     checkpoint: str, pairs: Path, tmp_path: Path, seen: dict[str, Any], tuning: Any, how: Any
 ) -> None:
     out = tmp_path / "run"
-    train_dpo(checkpoint, pairs, out, reference=how, training=replace(MIXED, tuning=tuning))
+    train_dpo(checkpoint, pairs, out, reference=how, training=replace(MIXED, **tuned(tuning)))
     assert mixing(CPU) is None
     assert {name: found for name, found in seen.items() if name != "backward"} == {
         "step": {torch.bfloat16}, "evaluation": {torch.bfloat16}, "reference": {torch.bfloat16},
@@ -229,7 +230,7 @@ def test_the_memory_of_a_step_knows_of_it(checkpoint: str, pairs: Path, tmp_path
     parts = {}
     for name in ("no", "bf16"):
         wanted = replace(
-            MIXED, mixed_precision=name, dtype="float32", tuning="full", dry_run=True, batch_size=4
+            MIXED, mixed_precision=name, dtype="float32", dry_run=True, batch_size=4, **FULL
         )
         train_dpo(checkpoint, pairs, tmp_path / name, training=wanted)
         parts[name] = read_json(tmp_path / name / "dry_run.json")["memory_bytes"]["cpu"]

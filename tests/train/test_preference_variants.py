@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import pytest
 import torch
 from PIL import Image
+from tuning import FULL
 
 from veridical.builders.distort import build_distort
 from veridical.cli.signatures import as_arguments
@@ -663,7 +664,9 @@ def test_a_second_round_against_an_earlier_model(
     """The proofs know that the reference is not the start, and the loss does not start at ln 2."""
     data = write(tmp_path, [pair(i, pictures) for i in range(8)])
     train_dpo(saved, data, tmp_path / "first", training=TRAINING)
-    training = replace(TRAINING, tuning=tuning, lora_rank=4)
+    training = replace(
+        TRAINING, **(FULL if tuning == "full" else {"tuning": tuning, "lora_rank": 4})
+    )
     first, second = str(tmp_path / "first" / "model"), tmp_path / "second"
     train_dpo(first, data, second, reference=reference, reference_model=saved, training=training)
     losses = train_losses(second)

@@ -130,6 +130,8 @@ def case(world: Path, name: str, out: Path, **changes: Any) -> dict[str, Any]:
     if "check_by" in known:
         options |= {"check_images": str(world / "seen"), "check_objects": str(world / "seen.json")}
     options |= {"model": str(world / "policy"), "data": str(world / "pairs.parquet")}
+    if options.get("tuning") == "full":
+        options = {key: value for key, value in options.items() if not key.startswith("lora_")}
     command = options.pop("command")
     if command == "dpo":
         options["cache"] = "none"

@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from tuning import FULL, tuned
 
 from veridical.cli.dispatch import main
 from veridical.data.records import assistant_message, user_message, write_records
@@ -82,7 +83,7 @@ def test_objective_by_hand() -> None:
 def test_a_run_learns_and_its_result_judges(pairs: Path, tmp_path: Path, tuning: Any) -> None:
     """In full and as an adapter, merged or on a base in memory, it gives the same rewards."""
     out = tmp_path / "run"
-    training = dataclasses.replace(SMALL, tuning=tuning)
+    training = dataclasses.replace(SMALL, **tuned(tuning))
     train_reward("embedded", pairs, out, facts=True, criterion=QUESTION, training=training)
     log = read_jsonl(out / "log.jsonl")
     evaluations = [row for row in log if row["split"] == "eval"]
@@ -124,7 +125,7 @@ def test_sharing_two_rows_and_accumulation_give_the_same(pairs: Path, tmp_path: 
         ("rows", {"share_prefix": False}),
         ("halves", {"batch_size": 2, "accumulation": 2}),
     ):
-        training = dataclasses.replace(SMALL, tuning="full", **change)
+        training = dataclasses.replace(SMALL, **FULL, **change)
         train_reward("embedded", pairs, tmp_path / name, criterion=QUESTION, training=training)
         heads.append(load_file(tmp_path / name / "model" / HEAD_FILE)["weight"])
     assert heads[0].abs().max() > 1e-4

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 from torch.nn.utils.rnn import pad_sequence
+from tuning import FULL
 
 from veridical.data.prompts import Prompt
 from veridical.data.records import user_message, write_records
@@ -126,7 +127,7 @@ def test_it_learns_what_is_rewarded_and_logs_how(
     name: str, saved: str, prompts: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
-    training = replace(TRAINING, max_steps=14, learning_rate=1e-3, tuning="full")
+    training = replace(TRAINING, max_steps=14, learning_rate=1e-3, **FULL)
     judging = replace(NOBODY, objects=prompts.parent / "objects.json")
     light = {"rloo": RLOO(kl_coefficient=0.05)} if name == "rloo" else {}
     train(name, saved, prompts, out, training=training, judging=judging, **light)
@@ -229,7 +230,7 @@ def test_kept_features_are_refused_where_the_value_model_sees_otherwise(
             next(everybody.critic.policy.core.model.vision_tower.parameters()).add_(1)
         return everybody
 
-    training = replace(TRAINING, tuning="full", vision_cache=True, cache=str(tmp_path / "cache"))
+    training = replace(TRAINING, **FULL, vision_cache=True, cache=str(tmp_path / "cache"))
     monkeypatch.setattr(ppo, "build_actors", other_tower)
     with pytest.raises(UserError, match="has another encoder"):
         train("ppo", saved, prompts, tmp_path / "run", training=training)
@@ -404,7 +405,7 @@ def test_groups_that_earn_the_same_are_left_out_and_counted(
     # Adam and a limit on the gradient would hide by how much it is divided.
     plain = {"lr_scheduler_type": "constant", "optim": "sgd", "max_grad_norm": 0.0}
     training = replace(
-        TRAINING, batch_size=8, max_steps=2, max_bad_fraction=0.5, tuning="full", trainer=plain
+        TRAINING, batch_size=8, max_steps=2, max_bad_fraction=0.5, **FULL, trainer=plain
     )
     for way in which:
         judged.append(way)
@@ -598,7 +599,7 @@ def test_where_nothing_is_scored_nothing_moves_and_nothing_is_zero(
         ]
 
     monkeypatch.setattr(rewarding, "open_marks", lambda *_: fails_later)
-    training = replace(TRAINING, batch_size=8, max_steps=3, max_bad_fraction=1.0, tuning="full")
+    training = replace(TRAINING, batch_size=8, max_steps=3, max_bad_fraction=1.0, **FULL)
     options: dict[str, Any] = {"training": training}
     if name == "ppo":
         options["ppo"] = PPO(kl_target=0.5, kl_horizon=20)

@@ -289,7 +289,9 @@ def _check(
             "--held-out means nothing here: rows are made from prompts on the way. Leave it at 0. "
             "--check-images evaluates the policy on the way, and `veridical eval` the result."
         )
-    refuse_here(training, "vision_cache")
+    # Fresh answers end at --max-new-tokens; rows' own are learned from with `mixed` alone.
+    own = () if pairs == "mixed" else ("max_response_tokens",)
+    refuse_here(training, "vision_cache", *own)
 
 
 def _rejecting(

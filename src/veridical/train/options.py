@@ -20,6 +20,9 @@ from veridical.train.loop.order import GroupingName
 
 SaveDtype = Literal["auto", "float32", "bfloat16", "float16"]
 MixedPrecision = Literal["no", "bf16", "fp16"]
+OF_ADAPTERS = (
+    "lora_dropout", "lora_targets", "lora_rslora", "lora_dora", "lora_rank", "lora_alpha",
+)  # fmt: skip
 DEEPSPEED_FILE = "ACCELERATE_DEEPSPEED_CONFIG_FILE"
 
 
@@ -94,6 +97,7 @@ class Training:
         cache: folder that runs share for reference log-probs and image features, or `none`; if
             not set, the variable VERIDICAL_CACHE says, else it is the user's folder for caches.
         cache_gigabytes: what that folder may hold, in 10^9 bytes; the longest unused goes first.
+            With --cache none there is nothing to hold.
         vision_cache: keep each image's features there instead of encoding it at every step; the
             vision tower has to be frozen.
         save_merged: also write the merged model (LoRA), not only the adapter. It can't be left
@@ -279,8 +283,8 @@ class Training:
         if self.lora_targets is not None and not self.lora_targets:
             raise UserError("--lora-targets names no layer. Name some, or leave it out for all.")
         check_weights(self.data_weights, 1 + len(self.more_data or ()))
-        for name in ("lora_dropout", "lora_targets", "lora_rslora", "lora_dora"):
-            if self.tuning == "full" and getattr(self, name):
+        for name in OF_ADAPTERS:
+            if self.tuning == "full" and getattr(self, name) != getattr(Training, name):
                 raise UserError(
                     f"--{name.replace('_', '-')} means nothing under --tuning full, which trains "
                     "the weights themselves. Leave it out, or set --tuning lora."

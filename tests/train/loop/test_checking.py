@@ -40,7 +40,7 @@ from veridical.train.steerlm import train_steerlm
 
 TRAINING = Training(
     learning_rate=3e-3, max_steps=8, batch_size=4, accumulation=1, held_out=0.0, evaluations=4,
-    tuning="full", check_tokens=8, trainer={"lr_scheduler_type": "constant"},
+    tuning="full", trainer={"lr_scheduler_type": "constant"},
 )  # fmt: skip
 
 
@@ -51,9 +51,10 @@ def known(tmp_path: Path, pictures: list[Image.Image]) -> Training:
     folder.mkdir()
     for number, picture in enumerate([*pictures, pictures[0]]):
         picture.save(folder / f"p{number}.png")
-    objects = {f"p{n}": ["cup", "dog"] if n % 2 else ["cat", "bus"] for n in range(6)}
-    write_json(tmp_path / "objects.json", objects)
-    return replace(TRAINING, check_images=folder, check_objects=tmp_path / "objects.json")
+    lists = {f"p{n}": ["cup", "dog"] if n % 2 else ["cat", "bus"] for n in range(6)}
+    objects = tmp_path / "objects.json"
+    write_json(objects, lists)
+    return replace(TRAINING, check_images=folder, check_objects=objects, check_tokens=8)
 
 
 def evaluated(out: Path) -> dict[int, dict[str, Any]]:
@@ -288,6 +289,7 @@ def test_no_better_than_the_start_is_said_of_every_figure(
     [
         ({"check_objects": None}, "--check-objects was not given"),
         ({"check_images": None, "check_objects": None, "check_by": ["pope"]}, "--check-images was"),
+        ({"check_images": None, "check_objects": None}, "--check-images was"),
         ({"check_by": ["mme"]}, "--check-by mme is unknown"),
         ({"select_by": "chair/chair_i", "check_by": ["pope"]}, "Give --check-by pope chair"),
         ({"select_by": "rewards_margin"}, "--select-by goes by held-out rows"),

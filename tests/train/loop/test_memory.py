@@ -66,7 +66,8 @@ rows = [{"id": str(i), "images": [Image.new("RGB", (48, 48))],
 write_records(rows, out / "pairs.parquet", "preference")
 def train(name, dry_run):
     training = Training(
-        tuning=tuning, lora_rank=16, learning_rate=1e-6, max_steps=2, batch_size=4,
+        tuning=tuning, lora_rank=Training.lora_rank if tuning == "full" else 16,
+        learning_rate=1e-6, max_steps=2, batch_size=4,
         accumulation=1, held_out=0.0, prove_first=False, dtype="float32", device="cpu",
         cache="none", dry_run=dry_run, save_merged=tuning == "full",
     )

@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from tuning import FULL, tuned
 
 from veridical.checks.controls import rms
 from veridical.data.records import assistant_message, user_message, write_records
@@ -128,7 +129,7 @@ def test_float32_has_nothing_to_say(saved: str, pairs: Path, tmp_path: Path) -> 
 def test_full_tuning_and_reward_models_are_measured_too(
     saved: str, pairs: Path, tmp_path: Path, dtype: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    full = replace(COMMON, tuning="full", dtype="float32", save_dtype=dtype)
+    full = replace(COMMON, **FULL, dtype="float32", save_dtype=dtype)
     train_sft(saved, pairs, tmp_path / "sft", "preference", training=full)
     assert dtypes(tmp_path / "sft" / "model") == {getattr(torch, dtype)}
     found = read_json(tmp_path / "sft" / "rounding.json")
@@ -146,7 +147,7 @@ def test_full_tuning_on_fresh_answers_is_saved_in_half_precision(
 ) -> None:
     out = tmp_path / "run"
     training = replace(
-        COMMON, tuning="full", dtype="float32", save_dtype="bfloat16", max_steps=2,
+        COMMON, **FULL, dtype="float32", save_dtype="bfloat16", max_steps=2,
         select_by="loss" if method == "online" else "reward",
     )  # fmt: skip
     sampling = Sampling(max_new_tokens=6)
@@ -173,7 +174,7 @@ def test_what_training_changed_is_the_same_figure_however_it_is_found(
     saved: str, pairs: Path, tmp_path: Path, tuning: Any
 ) -> None:
     """Measured here by hand: the saved model against the one that training started from."""
-    training = replace(COMMON, tuning=tuning, dtype="float32", save_dtype="bfloat16")
+    training = replace(COMMON, **tuned(tuning), dtype="float32", save_dtype="bfloat16")
     if tuning == "full":
         training = replace(training, learning_rate=1e-5)
     train_dpo(saved, pairs, tmp_path / "run", training=training)

@@ -10,6 +10,7 @@ from typing import Any, get_args
 import pytest
 import torch
 from transformers import TrainingArguments
+from tuning import FULL
 
 from veridical import cli
 from veridical.judges.named import Judging
@@ -170,7 +171,7 @@ def learner_of(policy: Policy, out: Path, **changed: Any) -> tuple[Learner, Poli
 
 def test_rl_takes_the_optimizer_that_is_asked_for(policy: Policy, tmp_path: Path) -> None:
     learner, _ = learner_of(
-        policy, tmp_path, tuning="full",
+        policy, tmp_path, **FULL,
         trainer={"optim": "rmsprop", "weight_decay": 0.1, "full_determinism": False},
     )  # fmt: skip
     assert isinstance(learner.optimizer, torch.optim.RMSprop)

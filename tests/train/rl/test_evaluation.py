@@ -43,7 +43,7 @@ from veridical.train.rloo import train_rloo
 
 TRAINING = Training(
     learning_rate=1e-3, max_steps=6, batch_size=4, accumulation=1, held_out=0.34, evaluations=3,
-    tuning="full", lora_rank=4, lora_alpha=8, seed=1, select_by="reward", cache="none",
+    tuning="full", seed=1, select_by="reward", cache="none",
     trainer={"lr_scheduler_type": "constant"},
 )  # fmt: skip
 SHORT = Symbolic(length_penalty=5.0)

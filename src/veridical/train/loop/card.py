@@ -17,6 +17,7 @@ from veridical.runtime.runs import Run
 from veridical.runtime.versions import own_version
 from veridical.train.loop.stopping import CHECKED, improves, in_words
 from veridical.train.loop.trainer_keys import REINFORCED
+from veridical.train.options import OF_ADAPTERS
 
 SHOWN = (
     "reference", "reference_model", "reference_every", "reference_mix", "facts", "criterion",
@@ -262,6 +263,8 @@ def _options(
     if configuration.get("judge") == "none":
         shown = tuple(name for name in shown if name not in JUDGED[1:])
     unused = () if objective.get("needs_reference", True) else ("reference", "reference_model")
+    if configuration.get("tuning") == "full":  # there are no adapters
+        unused = (*unused, *OF_ADAPTERS)
     if configuration.get("reference_every") is None:  # the reference stays what it is
         unused = (*unused, "reference_every", "reference_mix")
     common = (*SHOWN, *CHECKING) if configuration.get("select_by") in CHECKED else SHOWN

@@ -182,8 +182,12 @@ def check_checking(training: Training, command: str) -> dict[str, Path]:
     given = {"check_images": training.check_images, "check_objects": training.check_objects}
     given["check_vocabulary"] = training.check_vocabulary
     inputs = {name: path for name, path in given.items() if path is not None}
+    sizes = any(
+        getattr(training, name) != getattr(Training, name)
+        for name in ("check_limit", "check_tokens")
+    )
     for name in ("check_images", "check_objects"):
-        if name not in inputs and (inputs or training.check_by):
+        if name not in inputs and (inputs or training.check_by or sizes):
             raise UserError(
                 "Checks during training need --check-images and --check-objects: "
                 f"--{name.replace('_', '-')} was not given."

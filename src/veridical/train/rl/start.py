@@ -283,7 +283,7 @@ def check_training(training: Training, judging: Judging) -> None:
     Raises:
         UserError: names the option.
     """
-    refuse_here(training)
+    refuse_here(training, "max_response_tokens")
     if training.select_by == "exact_score" and (judging.objects is None or judging.kind == "exact"):
         raise UserError(
             "--select-by exact_score is the exact judge's word beside another judge's: it needs "
