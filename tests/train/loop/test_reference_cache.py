@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from veridical.models.batching import layout_shape
 from veridical.models.logprobs import compute_logps
 from veridical.models.policy import Policy
 from veridical.models.rendering import Group
@@ -176,3 +177,19 @@ def test_without_a_cache_it_is_the_same(
     kept = run(policy, groups, tmp_path)
     none = precompute(policy, groups, True, 2, 1e-9, Cache(None, 0), WEIGHTS)
     assert torch.equal(kept.logps, none.logps)
+
+
+def test_rows_of_like_length_are_computed_together(
+    policy: Policy, groups: list[Group], tmp_path: Path, computed: list[str]
+) -> None:
+    # As reading rows counts them: here the answers alone differ.
+    groups = [dataclasses.replace(group, prompt_tokens=(9, 9)) for group in groups]
+    usual = run(policy, groups, tmp_path / "usual")
+    first, computed[:] = list(computed), []
+    found = run(policy, groups, tmp_path / "sorted", by_length=True)
+    length_of = {group.id: layout_shape(group, True)[1] for group in groups}
+    assert sorted(computed) == sorted(first)
+    lengths = [length_of[id] for id in computed]
+    assert lengths == sorted(lengths, reverse=True)
+    assert lengths != [length_of[id] for id in first]
+    assert torch.allclose(found.logps, usual.logps, atol=1e-9)
