@@ -28,7 +28,8 @@ from veridical.eval import (
 )
 from veridical.eval import mmhal as mmhal_module
 from veridical.eval.given_replies import given_replies
-from veridical.eval.grading import Asked, _question, filled, keeping_asker
+from veridical.eval.grading import Asked, _question, filled
+from veridical.eval.kept_replies import KeepingAsker
 from veridical.eval.published import natural
 from veridical.judges.prompted import JudgeQuestion, JudgeReply, ask_until_read, reply_of
 from veridical.judges.prompts import UnreadableError
@@ -193,14 +194,37 @@ def test_an_interrupted_judge_goes_on_where_it_stopped(tmp_path: Path) -> None:
 
     path = tmp_path / "replies.jsonl"
     some = [question("a"), question("b")]
-    keeping_asker(ask, path, ["judge"])(some)
+    KeepingAsker(ask, path, ["judge"])(some)
     with path.open("a") as file:
         file.write('{"key": "cut of')
-    replies = keeping_asker(ask, path, ["judge"])([*some, question("c")])
+    replies = KeepingAsker(ask, path, ["judge"])([*some, question("c")])
     assert calls == ["a", "b", "b", "c"]
     assert [reply.text for reply in replies] == ["said a", "", "said c"]
-    keeping_asker(ask, path, ["another judge"])(some)
+    KeepingAsker(ask, path, ["another judge"])(some)
     assert calls[4:] == ["a", "b"]
+
+
+def test_a_run_that_ends_in_the_middle_has_paid_for_no_reply_in_vain(
+    server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The third question ends it, without a cache; only that one is asked again."""
+    replies = {n: [(200, f"Rating: {n}")] * 3 for n in range(2)}
+    stopped = {**replies, 2: [(401, "No."), (200, "Rating: 5"), (200, "")]}
+    for n, own in stopped.items():
+        monkeypatch.setitem(FAULTS, n, own)
+    mmhal(tmp_path)
+    rows = [json.dumps({"question_id": str(n), "answer": f"Answer {n}."}) for n in range(3)]
+    (tmp_path / "answers.jsonl").write_text("\n".join(rows))
+    words = ["eval", "mmhal", "--files", str(tmp_path / "template.json"), "--answers",
+             str(tmp_path / "answers.jsonl"), "--judge", "endpoint:judge", "--endpoint.url", server,
+             "--endpoint.concurrency", "1", "--endpoint.cache", "none",
+             "--out", str(tmp_path / "out")]  # fmt: skip
+    assert main(words) != 0
+    assert dict(Handler.asked) == {0: 1, 1: 1, 2: 1}
+    assert main(words) == 0
+    assert dict(Handler.asked) == {0: 1, 1: 1, 2: 2}
+    scores = read_json(tmp_path / "out" / "scores.json")["scores"]
+    assert scores["score"]["value"] == pytest.approx((0 + 1 + 5) / 3)
 
 
 def test_values_fill_names_once() -> None:

@@ -12,6 +12,7 @@ from published_files import mmvet
 
 from veridical.cli import main
 from veridical.eval import grading
+from veridical.eval.kept_replies import KeepingAsker
 from veridical.eval.mmvet import MmvetOptions, by_capability, read_mmvet, read_reply
 from veridical.judges.prompts import UnreadableError
 from veridical.runtime.errors import UserError
@@ -89,7 +90,7 @@ def test_the_judge_is_asked_in_given_words(files: Path) -> None:
              str(files / "answers.json"), "--judge-prompt", str(files / "words.txt"), "--out",
              str(files / "out"), *told]  # fmt: skip
     asked: list[str] = []
-    keep = grading.keeping_asker
+    keep = KeepingAsker
 
     def keeping(ask: Any, path: Path, identity: Any) -> Any:
         asker = keep(ask, path, identity)
@@ -103,7 +104,7 @@ def test_the_judge_is_asked_in_given_words(files: Path) -> None:
         return seen
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(grading, "keeping_asker", keeping)
+        patched.setattr(grading, "KeepingAsker", keeping)
         assert main(words) == 0
     assert asked[0] == "Question 0? | -1 <AND> -5 | {reference} |"
 

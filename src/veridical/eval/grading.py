@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from veridical.data.prompts import Prompt
 from veridical.eval.given_replies import given_replies, refuse_unknown
 from veridical.eval.judge_repeats import number_in, repeats_of
 from veridical.eval.judge_spent import noting_asker, spent
-from veridical.eval.stored_answers import mend_last_line, stored_lines
+from veridical.eval.kept_replies import KeepingAsker
 from veridical.judges.judging import Cost
 from veridical.judges.kinds import check_kind
 from veridical.judges.prompted import (
@@ -23,11 +22,10 @@ from veridical.judges.prompted import (
     JudgeReply,
     ReplyOutcome,
     ask_until_read,
-    reply_of,
 )
 from veridical.judges.prompts import UnreadableError
 from veridical.runtime.errors import UserError
-from veridical.runtime.files import hash_file, read_text
+from veridical.runtime.files import read_text
 from veridical.runtime.json_types import JsonObject
 from veridical.runtime.progress import track
 
@@ -310,54 +308,15 @@ def _open(
     else:
         ledger = Ledger(evaluation.out / SPENT, Limits())
         ask = noting_asker(opened.ask, ledger)
-    return keeping_asker(ask, evaluation.out / REPLIES, _identity(spec, where)), ledger
+    keeping = KeepingAsker(ask, evaluation.out / REPLIES, _identity(spec, where))
+    if opened.endpoint is not None:
+        # What was paid is kept at once: a killed run loses what is under way, and no more.
+        opened.endpoint.note_reply = keeping.keep
+    return keeping, ledger
 
 
 def _identity(spec: JudgeSpec, where: str) -> list[Any]:
     return [{**vars(spec), "attempts": None}, where]
-
-
-def keeping_asker(ask: Asker, path: Path, identity: Sequence[Any]) -> Asker:
-    """An asker that writes every reply to a file, and asks nothing whose reply is there.
-
-    Args:
-        ask: who is asked.
-        path: the file, JSON Lines.
-        identity: what decides a reply besides the question, as JSON's types.
-    """
-    known = {
-        str(row["key"]): reply_of(str(row["reply"]), bool(row["cut"]))
-        for row in stored_lines(path)
-        if {"key", "reply", "cut"} <= row.keys()
-    }
-    mend_last_line(path)
-
-    def asker(questions: Sequence[JudgeQuestion]) -> list[JudgeReply]:
-        keys = [_key(question, identity) for question in questions]
-        new = [n for n, key in enumerate(keys) if key not in known]
-        replies = dict(zip(new, ask([questions[n] for n in new]), strict=True)) if new else {}
-        kept = {n: reply for n, reply in replies.items() if reply.text and not reply.problem}
-        with path.open("a", encoding="utf-8") as file:
-            for n, reply in kept.items():
-                row = {
-                    "key": keys[n], "id": questions[n].prompt.id, "attempt": questions[n].attempt,
-                    "reply": reply.text, "cut": reply.cut,
-                }  # fmt: skip
-                file.write(json.dumps(row, ensure_ascii=False) + "\n")
-                known[keys[n]] = reply_of(reply.text, reply.cut)
-        return [replies[n] if n in replies else known[key] for n, key in enumerate(keys)]
-
-    return asker
-
-
-def _key(question: JudgeQuestion, identity: Sequence[Any]) -> str:
-    """32 hex digits that change with anything that decides the reply."""
-    from veridical.data.messages import text_of
-
-    pictures = [hash_file(image) for image in question.prompt.files]
-    asked = question.prompt
-    parts = [identity, asked.id, question.attempt, text_of(asked.messages), pictures]
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def judge_words(path: Path | None, own: str, names: Sequence[str]) -> str:

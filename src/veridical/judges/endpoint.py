@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -113,6 +113,8 @@ class Endpoint:
         self.url = self.client.address.url
         self.cache: Cache = open_cache(settings.cache, settings.cache_gigabytes)
         self.ledger = Ledger(spent, settings.limits)
+        self.note_reply: Callable[[JudgeQuestion, JudgeReply], None] | None = None
+        """Told of each new reply as it comes, from several threads."""
         self._lock = threading.Lock()
         self._stopped = False
 
@@ -156,6 +158,8 @@ class Endpoint:
         if reply.text and not reply.problem:
             kept = json.dumps({"text": reply.text, "cut": reply.cut}).encode()
             self.cache.put(KIND, key, {"reply": torch.tensor(list(kept), dtype=torch.uint8)})
+        if self.note_reply is not None:
+            self.note_reply(question, reply)
         return reply
 
     def _request(self, question: JudgeQuestion) -> dict[str, object]:

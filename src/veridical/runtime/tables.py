@@ -35,7 +35,7 @@ class Table:
         """A pipe table."""
         marks = ["---" if n < self.left else "---:" for n in range(len(self.header))]
         lines = [self.header, marks, *self.rows]
-        cells = [[cell.replace("|", r"\|") for cell in line] for line in lines]
+        cells = [[markdown_text(cell) for cell in line] for line in lines]
         return "".join(f"| {' | '.join(line)} |\n" for line in cells)
 
     @property
@@ -61,7 +61,18 @@ class Table:
             write_text_atomic(folder / f"{stem}.{suffix}", text)
 
 
+def markdown_text(text: str) -> str:
+    """A text that stays one cell of a pipe table, and in which signs stand for themselves."""
+    line = " ".join(text.split())
+    shown = re.sub(r"[|<&*`]", r"\\\g<0>", line)
+    # Within a word it marks nothing.
+    return re.sub(r"(?<![^\W_])_|_(?![^\W_])", r"\\_", shown)
+
+
 def latex_text(text: str) -> str:
     """A text in which LaTeX's own signs stand for themselves; a minus is a minus."""
-    shown = re.sub(r"[\\~^<>|&%$#_{}]", lambda found: _LATEX[found[0]], text)
+    line = " ".join(text.split())
+    shown = re.sub(r"[\\~^<>|&%$#_{}]", lambda found: _LATEX[found[0]], line)
+    # At the beginning of a row they would belong to the end of the row before.
+    shown = f"{{{shown[0]}}}{shown[1:]}" if shown.startswith(("[", "*")) else shown
     return re.sub(r"(?<![\w.])-(?=\d)", r"$-$", shown)

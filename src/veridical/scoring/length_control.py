@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from scipy.special import expit
 
 from veridical.scoring.statistics import FloatArray
 
@@ -21,6 +22,8 @@ FOLDS = 5
 SEED = 123
 """Liblinear shuffles coordinates; the published rule's seed gives its coefficients exactly."""
 SMALLEST = 1e-15
+LEAST_LEFT = 0.1
+"""Of a comparison's error, where it decides a coefficient nearly alone (ours)."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +55,8 @@ class LengthControlled:
 
     Attributes:
         preferences: for each of the model's comparisons, 0 to 1; their mean is the win rate.
-        moved: how much each comparison moves that mean, directly and through the regression; the
-            gamed baselines and the penalty are taken as given.
+        moved: how much each comparison moves that mean, directly and through the regression, which
+            would be another without it; the gamed baselines and the penalty are taken as given.
         coefficients: of length, difficulty and model.
     """
 
@@ -87,16 +90,19 @@ def control_lengths(own: Comparisons, gamed: Comparisons) -> LengthControlled:
     known = ~np.isnan(wanted)
     coefficients = _fit(design[known], wanted[known], weights[known])
     at_equal = own.design(at_equal_lengths=True)
-    predicted = _logistic(at_equal @ coefficients)
-    # One step of Newton's from the fit: what each comparison adds to the coefficients.
-    chances = _logistic(design @ coefficients)
+    predicted = expit(at_equal @ coefficients)
+    # One step of Newton's from the fit without a comparison (Pregibon 1981). Its own weight in the
+    # fit makes its error look smaller than it would be without it, by its leverage.
+    chances = expit(design @ coefficients)
     spread = np.where(known, weights * chances * (1 - chances), 0.0)
     active = coefficients != 0
     curvature = (design[:, active] * spread[:, None]).T @ design[:, active]
     slope = ((predicted * (1 - predicted))[:, None] * at_equal[:, active]).mean(axis=0)
     own_chances = chances[len(gamed.preferences) :]
     errors = np.where(np.isnan(own.preferences), 0.0, own.preferences - own_chances)
-    through = errors * (own.design()[:, active] @ (np.linalg.pinv(curvature) @ slope))
+    inverse, placed = np.linalg.pinv(curvature), own.design()[:, active]
+    leverage = spread[len(gamed.preferences) :] * ((placed @ inverse) * placed).sum(axis=1)
+    through = errors / np.maximum(1 - leverage, LEAST_LEFT) * (placed @ (inverse @ slope))
     moved = (predicted - predicted.mean()) / len(predicted) + through
     return LengthControlled(predicted, moved, coefficients)
 
@@ -130,7 +136,3 @@ def _score(won: Any, chances: Any, shares: Any) -> float:
     bounded = np.clip(chances, SMALLEST, 1 - SMALLEST)
     likelihood = np.where(np.asarray(won) == 1, np.log(bounded), np.log(1 - bounded))
     return float(np.mean(shares * likelihood))
-
-
-def _logistic(values: FloatArray) -> FloatArray:
-    return np.asarray(np.exp(-np.logaddexp(0, -values)), dtype=np.float64)

@@ -83,9 +83,7 @@ def gap_interval(formula: CalibrationGap, columns: Sums) -> tuple[FloatArray, Fl
 def _folded(mean: FloatArray, spread: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Mean and variance of |normal variable|; of a count that is mostly 0, what chance adds."""
     safe = np.where(spread > 0, spread, 1.0)
-    folded = spread * np.sqrt(2 / np.pi) * np.exp(-((mean / safe) ** 2) / 2) + mean * (
-        1 - 2 * scipy.special.ndtr(-mean / safe)
-    )
+    folded = scipy.stats.foldnorm.mean(mean / safe, scale=safe)
     # A Poisson count of mean v below 1 is 2 v exp(-v) from it on average, a normal variable of the
     # same variance sqrt(2 v / pi).
     few = np.minimum(spread**2, 1.0)
