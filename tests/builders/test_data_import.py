@@ -778,3 +778,33 @@ def test_a_dry_run_says_the_command_and_an_import_how_to_measure(
     assert len(read_records(tmp_path / "ours.parquet", "preference").rows) == 1
     assert cli.main(["data", "check", str(tmp_path / "ours.parquet")]) == 0
     assert "`veridical eval label_free MODEL --data" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("winner", ["winner", "Better one"])
+def test_a_first_row_without_a_winner_is_left_out_and_counted(
+    winner: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    row = {"question": "Q?", "response_a": "A.", "response_b": "B.", "model_a": "x", "model_b": "y"}
+    first = {name: value for name, value in row.items() if not name.startswith("model")}
+    made = import_rows(tmp_path, [first, *(row | {winner: said} for said in "ABA")])
+    assert [text_of(one["chosen"]) for one in made] == ["A.", "B.", "A."]
+    told = capsys.readouterr().out
+    assert "1 row left out by the set's own rule:" in told
+    assert "1 x winner: is empty: neither answer is the better one (first: row 1)" in told
+
+
+def test_a_third_answer_is_not_dropped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    row = {"question": "Q?", "response_a": "A.", "response_b": "B.", "response_c": "C."}
+    file = tmp_path / "a.jsonl"
+    for more in ({"winner": "A"}, {}):
+        write_jsonl(file, [row | more, row | more])
+        assert cli.main(["data", "import", str(file), "--dry-run"]) == 2
+        told = capsys.readouterr().err
+        assert "3 answers (response_a, response_b, response_c), and" in told
+        assert "response_c would not be read" in told
+    write_jsonl(file, [row | {"winner": "A"}])
+    words = ["--columns", "a=response_a", "b=response_b", "winner=winner", "--dry-run"]
+    assert cli.main(["data", "import", str(file), *words]) == 0
+    options = {"question": "Q?", "A": "x", "B": "y", "C": "z", "answer": "B"}
+    write_jsonl(file, [options])
+    assert cli.main(["data", "import", str(file), "--dry-run"]) == 0

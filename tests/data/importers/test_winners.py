@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from veridical.data.importers.winners import by_winner, find_two_answers
+from veridical.data.importers.winners import by_winner, find_two_answers, further_answers
 from veridical.data.record_kinds import LeftOutError, RowError
 
 
@@ -108,3 +108,21 @@ def test_ties_are_left_out_and_other_values_are_errors(
     with pytest.raises(RowError, match="winner: is") as refusal:
         by_winner({"a": "one", "b": "two", "winner": said}, values)
     assert type(refusal.value) is error
+
+
+def test_a_row_without_a_winner_does_not_hide_the_others() -> None:
+    found = [{"q": "Q?", "response_a": "one", "response_b": "two"}, *rows("winner", ["A", "B"])]
+    two = find_two_answers(found)
+    assert two is not None
+    assert two.columns["winner"] == "winner"
+    with pytest.raises(LeftOutError, match="is empty: neither answer"):
+        by_winner({"a": "one", "b": "two"}, ("a", "b"))
+
+
+def test_more_than_two_answers_are_seen() -> None:
+    row = {"response_a": "x", "response_b": "y", "response_c": "z", "response_x": "", "q": "Q?"}
+    assert further_answers([row]) == ["response_a", "response_b", "response_c"]
+    assert further_answers([{"Answer 0": "x", "Answer 1": "y", "Answer 2": "z"}])[-1] == "Answer 2"
+    assert further_answers([{"answer_1": "x", "answer_2": "y", "answer_4": "z"}]) == []
+    assert further_answers([{"image_a": "x", "image_b": "y", "image_c": "z"}]) == []
+    assert further_answers([row | {"response_c": None}]) == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from typing import get_args
 
@@ -12,7 +13,7 @@ from veridical.data.column_names import colliding, squeezed
 from veridical.data.importers.convert import FACTORS, MARGINS, NAMES, looked_up
 from veridical.data.importers.labels import may_judge, names_worse
 from veridical.data.importers.shapes import SHAPES
-from veridical.data.importers.winners import COLUMNS, TIES
+from veridical.data.importers.winners import COLUMNS, TIES, further_answers
 from veridical.data.record_kinds import Kind, RowError
 from veridical.data.record_names import OTHERS, pair_names
 from veridical.data.record_rows import known_fields
@@ -80,6 +81,7 @@ def check_asked(work: Conversion, first: Sequence[object]) -> None:
             f"{' or '.join(MARGINS)}. Name it with --columns margin=THEIRS."
         )
     _check_kind(work, rows)
+    _check_further(work, rows)
     _check_answers(work, rows)
     _check_verdicts(work, rows)
 
@@ -135,6 +137,23 @@ def _check_answers(work: Conversion, rows: Sequence[Mapping[str, object]]) -> No
             f"{work.source.name}: the column {unread[0]!r} holds an answer, and {work.kind} "
             "records have no place for it. Set --kind preference for pairs, or "
             f"--kind {work.kind} to leave it out."
+        )
+
+
+def _check_further(work: Conversion, rows: Sequence[Mapping[str, object]]) -> None:
+    """Rows may have a third answer beside two, which a pair made of these would drop."""
+    given, run = work.given.columns or {}, further_answers(rows)
+    if not run or {"a", "b"} <= given.keys() or work.found.taken_for.name not in SHAPES:
+        return
+    read = {name for theirs in columns_read(work, rows).values() for name in theirs}
+    unread = [name for name in run if name not in read]
+    named = len(run[0]) > 1  # options of a question may be A to D
+    if unread and ({*run[:2]} <= read or (named and work.wanted is None)):
+        raise UserError(
+            f"{work.source.name}: the rows have {len(run)} answers ({', '.join(run)}), and "
+            f"{', '.join(unread)} would not be read. Write the best one as chosen, another as "
+            "rejected, and a list of the rest as more_rejected; or set --columns "
+            f"{shlex.join([f'a={run[0]}', f'b={run[1]}', 'winner=WINNER'])} to read two of them."
         )
 
 

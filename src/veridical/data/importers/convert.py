@@ -17,6 +17,7 @@ from veridical.data.importers.sets import NamedSet
 from veridical.data.importers.shapes import SHAPES
 from veridical.data.importers.sources import Place
 from veridical.data.importers.templates import without_template
+from veridical.data.importers.winners import AUTHORS
 from veridical.data.record_kinds import TAG, Kind, LeftOutError, RowError
 from veridical.data.record_names import (
     IMAGES,
@@ -48,6 +49,8 @@ NAMES = known(
     ("context", "severity", BY_RESPONSE),
 )  # fmt: skip
 """Names that importers know, by how they are told apart."""
+MAY_LACK = ("winner", *AUTHORS)
+"""Columns that a row may lack, though others have them."""
 _STAY = ("id", "image_id")
 """Columns that keep their own meaning when another is read from them."""
 
@@ -96,20 +99,29 @@ def renamed(row: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, obj
     """A row with columns under our names, however the file writes them (`Image path`).
 
     Args:
-        row: as it lies in the file.
+        row: as it lies in the file; a winner, and who wrote an answer, may be left out.
         columns: ours to theirs; a theirs of `a.b` is `b` within the object `a`, or within each
             object of a list, and null where `a` is.
 
     Raises:
         RowError: it has no such column, or one name twice.
     """
-    values = {ours: looked_up(row, ours, theirs) for ours, theirs in columns.items()}
+    values = {ours: _value(row, ours, theirs) for ours, theirs in columns.items()}
     moved = set(columns.values()) - set(_STAY)
     rest = {name: value for name, value in row.items() if name not in moved}
     given = {squeezed(ours) for ours in values}
     spelled = as_known({n: v for n, v in rest.items() if squeezed(str(n)) not in given}, NAMES)
     plain = {name: value for name, value in rest.items() if name not in spelled}
     return plain | {ours: rest[name] for name, ours in spelled.items()} | values
+
+
+def _value(row: Mapping[str, Any], ours: str, theirs: str) -> Any:
+    try:
+        return looked_up(row, ours, theirs)
+    except RowError:
+        if ours in MAY_LACK:
+            return None
+        raise
 
 
 def looked_up(row: Mapping[str, Any], ours: str, theirs: str) -> Any:

@@ -50,7 +50,8 @@ def rows(
     row: Mapping[str, Any], rules: Rules, kind: Kind
 ) -> Iterator[dict[str, object] | RowError]:
     """The row as it is: the reader of records understands such columns."""
-    if kind == "preference" and {*COLUMNS} <= row.keys() and not _is_pair(row):
+    two = {*COLUMNS} <= row.keys() or ({"a", "b"} <= row.keys() and rules.winner_values is not None)
+    if kind == "preference" and two and not _is_pair(row):
         yield by_winner(row, rules.winner_values or ())
     else:
         yield dict(row)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
 from veridical.data.importers.labels import may_judge, names_worse
@@ -23,6 +25,7 @@ _STEMS = (
 )  # fmt: skip
 """What columns of answers are called before the letter or number, the plainest first."""
 _NUMBERED = re.compile(r"(.*?)[ _-]?([ab012])", re.I)
+_SEVERAL = re.compile(r"(.*?)[ _-]?([a-h0-9])", re.I)
 _BETTER = re.compile(r"(?:[a-z]+[ _-])?([ab012])|(first|second)", re.I)
 _CHOICES = ("choice", "chosen", "selected")
 _ORDERS = (("a", "b"), ("1", "2"), ("0", "1"))
@@ -43,13 +46,41 @@ class TwoAnswers:
 
 
 def find_two_answers(rows: Sequence[Mapping[str, object]]) -> TwoAnswers | None:
-    """The two answers of rows under whatever names; None where they have none."""
-    shared = set.intersection(*({str(name) for name in row} for row in rows)) if rows else set()
+    """The two answers of rows under whatever names; None where they have none.
+
+    A column that most rows have counts: of a tie the winner may be left out.
+    """
+    shared = _of_most(rows)
     columns = {name: name for name in COLUMNS} if shared >= {*COLUMNS} else _named(rows, shared)
     if columns is None:
         return None
     said = {plain_value(row.get(columns["winner"])) for row in rows}
     return TwoAnswers(columns, _meanings(said - TIES, columns))
+
+
+def _of_most(rows: Sequence[Mapping[str, object]]) -> set[str]:
+    """Columns that more than half of the rows have."""
+    counts = Counter(str(name) for row in rows for name in row)
+    return {name for name, count in counts.items() if 2 * count > len(rows)}
+
+
+def further_answers(rows: Sequence[Mapping[str, object]]) -> list[str]:
+    """Columns with three answers or more, by their names: `response_a` to `response_c`.
+
+    None where there are two, or one.
+    """
+    names = {str(name) for row in rows for name in row if row[name] is not None}
+    found: dict[str, dict[str, str]] = {}
+    for name in sorted(names):
+        match = _SEVERAL.fullmatch(name)
+        if match is not None and (stem := match.group(1).lower()) in _STEMS:
+            found.setdefault(stem, {})[match.group(2).lower()] = name
+    for marks in found.values():
+        for order in ("abcdefgh", "123456789", "0123456789"):
+            run = [marks[mark] for mark in takewhile(marks.__contains__, order)]
+            if len(run) > len(COLUMNS[:2]):
+                return run
+    return []
 
 
 def _named(rows: Sequence[Mapping[str, object]], shared: set[str]) -> dict[str, str] | None:
@@ -119,17 +150,17 @@ def by_winner(row: Mapping[str, Any], values: Sequence[str]) -> dict[str, object
     """A row with `chosen` and `rejected` in place of `a`, `b` and `winner`.
 
     Args:
-        row: with these columns.
+        row: with these columns; without `winner` neither answer is better.
         values: what `winner` says of `a` and of `b`; whatever follows says of neither.
 
     Raises:
         LeftOutError: neither answer is better.
         RowError: it says something else, or an answer is missing.
     """
-    missing = next((name for name in COLUMNS[:2] if row[name] is None), None)
+    missing = next((name for name in COLUMNS[:2] if row.get(name) is None), None)
     if missing is not None:
         raise RowError(missing, "is missing")
-    said = plain_value(row["winner"])
+    said = plain_value(row.get("winner"))
     known = [plain_value(value) for value in values or ("a", "b")]
     if said in known[2:] or (said in TIES and said not in known):
         told = f"is {str(row['winner'])[:40]!r}" if said else "is empty"
