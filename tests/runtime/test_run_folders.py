@@ -253,6 +253,21 @@ def test_notes_and_logs_may_lie_in_a_new_folder(tmp_path: Path) -> None:
     assert read_json(tmp_path / "run.json")["files"] == []
 
 
+def test_a_run_that_left_an_empty_folder_can_be_started_again(tmp_path: Path) -> None:
+    """As a training that is stopped before its first checkpoint does, or a step that fails there."""
+    first = start_run(tmp_path, "train dpo", {})
+    (tmp_path / "checkpoints").mkdir()
+    first.interrupt("Ctrl-C")
+    assert read_json(tmp_path / "run.json")["files"] == []
+    second = start_run(tmp_path, "train dpo", {})
+    (tmp_path / "checkpoints" / "checkpoint-1").touch()
+    second.finish()
+    assert read_json(tmp_path / "run.json")["files"] == ["checkpoints/checkpoint-1"]
+    (tmp_path / "run.json").unlink()
+    with pytest.raises(UserError, match="holds checkpoints and no run"):
+        start_run(tmp_path, "train dpo", {})
+
+
 def test_the_record_names_what_was_written_and_a_second_run_replaces_only_that(
     tmp_path: Path,
 ) -> None:

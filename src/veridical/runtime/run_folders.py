@@ -66,7 +66,7 @@ def claim_folder(
         _refuse_input(folder, path)
     if not folder.is_dir():
         return frozenset()
-    names = {path.name for path in _entries(folder)}
+    names = {path.name for path in _entries(folder) if not _is_left_empty(path)}
     if RECORD not in names:
         return _claim_new(folder, names)
     record = read_record(folder)
@@ -182,6 +182,11 @@ def _is_apart(path: Path) -> bool:
     if path.is_dir():
         return (path / RECORD).is_file()
     return path.suffix in HARMLESS and not WRITTEN.fullmatch(path.name)
+
+
+def _is_left_empty(path: Path) -> bool:
+    """Whether it is a run's folder without a file, as of a training stopped before a checkpoint."""
+    return bool(WRITTEN.fullmatch(path.name)) and next(_files(path), None) is None
 
 
 def _entries(folder: Path) -> Iterator[Path]:
