@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.nn.attention.flex_attention import BlockMask, create_mask
 from transformers import PreTrainedModel
 
 from veridical.runtime.errors import UserError
@@ -138,6 +139,9 @@ def _pairs(kinds: Tensor, rule: Rule) -> Tensor:
 
 def _ahead(mask: object) -> Tensor | None:
     """True where a query sees a later key, by a mask as a model makes it; None if it is causal."""
+    if isinstance(mask, BlockMask):
+        rows, _, queries, keys = mask.shape
+        mask = create_mask(mask.mask_mod, rows, 1, queries, keys, mask.kv_indices.device)
     if not isinstance(mask, Tensor) or mask.dim() != 4:
         return None
     allowed = mask if mask.dtype == torch.bool else mask == 0
