@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from veridical.models.rendering import render_group
 from veridical.objectives.averaged import AveragedPreference
 from veridical.objectives.base import PairLogps
 from veridical.objectives.dpo import DPO
-from veridical.objectives.kto import KTO, estimated_kl
+from veridical.objectives.kto import KTO, estimated_kl, mismatched_ratios
 from veridical.objectives.likelihood import Likelihood
 from veridical.runtime import processes
 from veridical.runtime.errors import UserError
@@ -125,6 +126,30 @@ def test_batches_of_a_step_are_estimated_as_one(
     for one, other in zip(whole, halves, strict=True):
         for name in ("loss", "kl", "rewards_margin"):
             assert other[name] == pytest.approx(one[name], rel=1e-4, abs=1e-5), (one, name)
+
+
+def test_held_out_rows_are_estimated_all_together(
+    saved: str, tmp_path: Path, pictures: list[Image.Image], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four batches of two; estimates of each, none below 0, would have a larger mean."""
+    seen: list[float] = []
+    look_ahead = StepDivergence.look_ahead
+
+    def look(step: StepDivergence, batches: Iterable[tuple[PairLogps, bool]]) -> None:
+        every = list(batches)
+        look_ahead(step, every)
+        assert step.value is not None and len(every) == 4
+        ratios = [mismatched_ratios(logps) for logps, _ in every]
+        assert float(step.value.of_sums) == pytest.approx(max(0.0, float(torch.cat(ratios).mean())))
+        seen.append(float(step.value.of_sums))
+
+    monkeypatch.setattr(StepDivergence, "look_ahead", look)
+    data = write(tmp_path / "rows.parquet", pictures, 16)
+    training = replace(TRAINING, batch_size=2, held_out=0.5, evaluations=2)
+    train_dpo(saved, data, tmp_path / "run", LOSS, kind="unpaired", training=training)
+    log = read_jsonl(tmp_path / "run" / "log.jsonl")
+    found = [row["kl"] for row in log if row["split"] == "eval"]
+    assert found == pytest.approx(seen[: len(found)]) and any(found)
 
 
 def test_a_divergence_is_that_of_all_processes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,8 +6,7 @@ the whole global batch, so that accumulation and processes leave the result unch
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -118,20 +117,20 @@ class GroupTrainer(LoadingTrainer):
         logps = logps_of(batch, scores.sums, scores.counts, scores.squares)
         return logps, reference.to(scores.sums)
 
-    def _look_ahead(self, step: Sequence[StepInputs]) -> None:
-        """Estimate what the objective reads of a whole step, where that is several batches."""
+    def _look_ahead(self, batches: Iterable[StepInputs], count: int) -> None:
+        """Estimate what the objective reads of some batches together, where there are several."""
         divergence = self.task.divergence
         if divergence is None:
             return
         divergence.forget()
-        if len(step) == 1:
+        if count == 1:
             return
         # Without noise, and not the wrapped model, as where rows are held out.
         self.model.eval()
         with torch.no_grad():
             divergence.look_ahead(
                 (pair_logps(*self._scored(self.model, inputs)), bool(inputs["count"] > 0))
-                for inputs in step
+                for inputs in batches
             )
 
     def compute_loss(  # noqa: D102
@@ -154,7 +153,7 @@ class GroupTrainer(LoadingTrainer):
     def _get_num_items_in_batch(
         self, batch_samples: list[StepInputs], device: torch.device
     ) -> Tensor:
-        self._look_ahead(batch_samples)
+        self._look_ahead(batch_samples, len(batch_samples))
         count = torch.stack([sample["count"] for sample in batch_samples]).sum()
         found = torch.tensor(len(self.left_out.found) if self.left_out is not None else 0)
         own = torch.stack([count, found])
@@ -207,14 +206,12 @@ class GroupTrainer(LoadingTrainer):
         self.model.eval()
         if not len(self.eval_dataset):
             return {}
-        # As many batches at a time as a step has, where an objective reads them together.
-        size = self.args.gradient_accumulation_steps if self.task.divergence is not None else 1
-        batches = iter(dataloader)
-        while step := list(itertools.islice(batches, size)):
-            self._look_ahead(step)
-            with torch.no_grad():
-                for inputs in step:
-                    self._means["eval"].add(self.outcome(self.model, inputs), inputs["count"])
+        # Where an objective reads rows together, all of them: a mean over a few, which is not let
+        # below 0, would be larger and would depend on the batch size.
+        self._look_ahead(dataloader, len(dataloader))
+        with torch.no_grad():
+            for inputs in dataloader:
+                self._means["eval"].add(self.outcome(self.model, inputs), inputs["count"])
         if self.left_out is not None:
             self.left_out.share()
             groups = self.eval_dataset.groups
