@@ -254,7 +254,7 @@ def test_notes_and_logs_may_lie_in_a_new_folder(tmp_path: Path) -> None:
 
 
 def test_a_run_that_left_an_empty_folder_can_be_started_again(tmp_path: Path) -> None:
-    """As a training that is stopped before its first checkpoint does, or a step that fails there."""
+    """As a training that is stopped before its first checkpoint does, or a step that fails."""
     first = start_run(tmp_path, "train dpo", {})
     (tmp_path / "checkpoints").mkdir()
     first.interrupt("Ctrl-C")
