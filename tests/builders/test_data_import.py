@@ -808,3 +808,14 @@ def test_a_third_answer_is_not_dropped(tmp_path: Path, capsys: pytest.CaptureFix
     options = {"question": "Q?", "A": "x", "B": "y", "C": "z", "answer": "B"}
     write_jsonl(file, [options])
     assert cli.main(["data", "import", str(file), "--dry-run"]) == 0
+
+
+def test_who_wrote_an_answer_is_not_called_unused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    row = {"question": "Q?", "chosen": "A.", "rejected": "B.", "chosen_model": "x", "note": "n"}
+    (made,) = import_rows(tmp_path, [row])
+    assert json.loads(made["source"])["chosen_by"] == "x"
+    told = capsys.readouterr().out
+    assert "Noted in `source`: chosen_model." in told
+    assert "Not used: note." in told

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from veridical.builders.importing.columns import columns_read, winner_in_words
 from veridical.builders.importing.conversion import Conversion
+from veridical.data.importers.convert import FACTORS
 from veridical.data.importers.recognize import AS_ASKED
 from veridical.data.importers.sets import SETS
 from veridical.data.messages import text_of
@@ -72,8 +73,11 @@ def told_after(work: Conversion, first: Sequence[object]) -> Iterator[str]:
     report, read = work.report, columns_read(work, first)
     yield f"{counted(work.read, 'rows')} gave {counted(report.made, 'records')}."
     unread = _columns(first) - {name for theirs in read.values() for name in theirs}
-    if unread and read:
-        yield f"Not used: {', '.join(sorted(unread))}."
+    noted = unread & {name for names in FACTORS.values() for name in names}
+    if noted and read:
+        yield f"Noted in `source`: {', '.join(sorted(noted))}."
+    if unread - noted and read:
+        yield f"Not used: {', '.join(sorted(unread - noted))}."
     if report.by_rule:
         yield f"{counted(len(report.by_rule), 'rows')} left out by the set's own rule:"
         yield from _indented(report.by_rule, work.source.name)
