@@ -283,6 +283,26 @@ def test_the_power_is_what_was_asked_for() -> None:
     assert 0.7 < seen < 0.92
 
 
+def test_samples_without_documents_say_by_their_metric_what_was_asked(tmp_path: Path) -> None:
+    """Newer lmms-eval leaves `doc` out; `doc_id` is a place, and POPE's ids begin at 1."""
+    about = [{"question_id": str(n + 1), "category": "random", "score": 1.0} for n in range(2)]
+    log = [
+        {"doc_id": n, "target": "yes", "filtered_resps": ["Yes"], "input": "Is it?", **more}
+        for n, more in enumerate({"pope_accuracy": own, "pope_f1_score": own} for own in about)
+    ]
+    write_jsonl(tmp_path / "log.jsonl", log)
+    rows = read_answer_rows(tmp_path / "log.jsonl", "question_id")
+    assert [(row["question_id"], row["split"]) for row in rows] == [
+        ("1", "random"),
+        ("2", "random"),
+    ]
+    write_jsonl(
+        tmp_path / "log.jsonl", [{**row, "pope_accuracy": 1, "pope_f1_score": 1} for row in log]
+    )
+    with pytest.raises(UserError, match="row 1: the sample has no `doc`"):
+        read_answer_rows(tmp_path / "log.jsonl", "question_id")
+
+
 def test_logs_of_benchmarks_whose_ids_are_their_own(tmp_path: Path) -> None:
     """VLMEvalKit's MMBench has an index; HallusionBench's documents number questions by set."""
     files = write_published(tmp_path)

@@ -32,12 +32,11 @@ def of_lmms_log(rows: Sequence[Mapping[str, Any]], id_field: str, path: Path) ->
     `question` and, as `split`, its category, because its ids repeat.
 
     Raises:
-        UserError: a sample has no response, or several.
+        UserError: a sample has no response, or several, or does not say which question it is.
     """
     found = []
     for number, row in enumerate(rows, start=1):
-        doc = row.get("doc")
-        doc = doc if isinstance(doc, Mapping) else {}
+        doc = _document(row, f"{path}, row {number}")
         said = _texts(row["resps"] if "resps" in row else row["filtered_resps"])
         if len(said) != 1:
             raise UserError(
@@ -49,6 +48,25 @@ def of_lmms_log(rows: Sequence[Mapping[str, Any]], id_field: str, path: Path) ->
             about["split"] = doc["category"]
         found.append({**about, id_field: _id(doc, id_field, row["doc_id"]), "answer": said[0]})
     return found
+
+
+def _document(row: Mapping[str, Any], place: str) -> Mapping[str, Any]:
+    """A sample's question: its document or, where that was not logged, what a metric says of it.
+
+    `doc_id` is a place in the data set, which is no question's id: POPE's begin at 1.
+
+    Raises:
+        UserError: neither is there.
+    """
+    told = [row.get("doc"), *row.values()]
+    known = (one for one in told if isinstance(one, Mapping) and any(id in one for id in IDS))
+    doc = row.get("doc") if isinstance(row.get("doc"), Mapping) else next(known, None)
+    if not isinstance(doc, Mapping):
+        raise UserError(
+            f"{place}: the sample has no `doc`, and no metric of it tells an id. It does not say "
+            "which question was answered. Log the samples with their documents."
+        )
+    return doc
 
 
 def is_vlmevalkit(rows: Sequence[Any]) -> bool:
