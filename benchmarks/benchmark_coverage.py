@@ -70,7 +70,7 @@ class Cell:
         difference: intervals of the difference from a better model that do.
         equal: intervals of the difference from an equally good model that do.
         rejected: p below 0.05 for equally good models.
-        wilcoxon: Wilcoxon's p below 0.05 for these; None where the metric is no rating.
+        wilcoxon: Wilcoxon's p below 0.05 for these; None where the metric is not a rating.
     """
 
     benchmark: str

@@ -354,7 +354,7 @@ def _paired(
 
 
 def _events(metric: Metric, columns: Columns, truth: float) -> float:
-    """What decides, see `Row.count`: Kish's effective number of images, where it is no share."""
+    """What decides, see `Row.count`: Kish's effective number of images, where it is not a share."""
     if metric.kind != "share" or not isinstance(metric.formula, Ratio):
         squares = influence(metric.formula, columns) ** 2
         return float(np.nanmean(ratio(squares.sum(-1) ** 2, (squares**2).sum(-1))))

@@ -343,7 +343,7 @@ def test_an_image_deleted_before_training_is_listed(
 ) -> None:
     victim = next((tmp_path / "pairs_images").iterdir())
     victim.unlink()
-    with pytest.raises(UserError, match="is no file"):
+    with pytest.raises(UserError, match="is not a file"):
         train_dpo(saved, pairs, tmp_path / "run", training=Training(**OPTIONS))
 
 

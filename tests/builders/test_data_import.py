@@ -518,7 +518,7 @@ def test_meta_json_joins_each_sets_root(tmp_path: Path, capsys: pytest.CaptureFi
     assert json.loads(rows[0]["source"])["columns"]["part"] == "one"
     (left,) = read_jsonl(tmp_path / "ours.parquet.skipped.jsonl")
     assert (left["file"], left["row"]) == (str(tmp_path / "two.jsonl"), 2)
-    assert "two/gone.png is no file under" in left["reason"]
+    assert "two/gone.png is not a file under" in left["reason"]
 
 
 def test_an_object_by_image_id(tmp_path: Path) -> None:
@@ -613,12 +613,12 @@ def test_a_set_on_the_hub_is_streamed_at_its_revision(
         (["", "--dry-run"], "SOURCE is empty"),
         (["a.jsonl"], "--out is missing"),
         (["a.jsonl", "--out", "b.txt"], "must end in .parquet or .jsonl"),
-        (["a.jsonl", "--dry-run", "--as", "nothing"], "is no known set or shape"),
-        (["a.jsonl", "--dry-run", "--image-path", "{"], "is no pattern"),
-        (["a.jsonl", "--dry-run", "--image-path", "{name.x}"], "is no pattern"),
-        (["a.jsonl", "--dry-run", "--image-path", "{id.__class__}"], "is no pattern"),
-        (["a.jsonl", "--dry-run", "--image-path", "{id:09999999d}"], "is no pattern"),
-        (["a.jsonl", "--dry-run", "--image-path", "{id:{id}}"], "is no pattern"),
+        (["a.jsonl", "--dry-run", "--as", "nothing"], "is not a known set or shape"),
+        (["a.jsonl", "--dry-run", "--image-path", "{"], "is not a pattern"),
+        (["a.jsonl", "--dry-run", "--image-path", "{name.x}"], "is not a pattern"),
+        (["a.jsonl", "--dry-run", "--image-path", "{id.__class__}"], "is not a pattern"),
+        (["a.jsonl", "--dry-run", "--image-path", "{id:09999999d}"], "is not a pattern"),
+        (["a.jsonl", "--dry-run", "--image-path", "{id:{id}}"], "is not a pattern"),
         (["a.jsonl", "--dry-run", "--image-path", "a.jpg"], "is the same for every image"),
         (["a.jsonl", "--dry-run", "--turn-marks", "USER:"], "takes two texts"),
         (["b.jsonl", "--dry-run"], "of no known shape. Their columns: x"),
@@ -756,7 +756,7 @@ def test_images_that_are_elsewhere_come_with_the_two_ways_on(
     (tmp_path / "x.jsonl").write_text(json.dumps(row) + "\n")
     assert cli.main(["data", "import", str(tmp_path / "x.jsonl"), "--dry-run"]) == 2
     said = capsys.readouterr().err
-    assert "a.png is no file under" in said
+    assert "a.png is not a file under" in said
     assert "--images-root, or leave them out with --images drop" in said
 
 

@@ -118,7 +118,7 @@ def test_a_set_is_read_by_its_name_and_its_commit_is_recorded(
         ("no revision", "some/open has no revision v9. Set --revision"),
         ("nobody", "some/gated is gated: only accounts that were let in may read it."),
         ("a stranger", "/datasets/some/gated, and set HF_TOKEN to a token of that account."),
-        ("no set", "some/none is no set on the hub that this token may read."),
+        ("no set", "some/none is not a set on the hub that this token may read."),
         ("not pushed", "Set HF_TOKEN to a token that may write"),
     ],
 )

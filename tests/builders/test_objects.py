@@ -130,7 +130,7 @@ def test_what_detectors_write(tmp_path: Path, content: Any, suffix: str) -> None
     path = tmp_path / f"found.{suffix}"
     if suffix == "jsonl":
         if isinstance(content, dict):
-            pytest.skip("one object is no list of lines")
+            pytest.skip("one object is not a list of lines")
         write_jsonl(path, content)
     else:
         write_json(path, content)
@@ -262,7 +262,7 @@ def test_what_is_no_annotation_is_said(
 def test_images_without_a_label_file_have_nothing_in_them_if_their_folder_is_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    # A line that is no box: that image is left out, not made empty.
+    # A line that is not a box: that image is left out, not made empty.
     lines = {f"{number:012}": "0 0.5 0.5 0.1 0.1\n" * 30 for number in range(1, 5)}
     lines["broken"] = "0 0.5\n"
     labels = yolo(tmp_path, lines, ["dog"])

@@ -181,7 +181,7 @@ def test_extremes_and_all() -> None:
     assert set(choose_pairs(sample(four), ["q"], "all", 0, 0)) == {
         (1, 0), (1, 3), (2, 0), (2, 3), (3, 0),
     }  # fmt: skip
-    # The same words rated differently are no pair.
+    # The same words rated differently are not pairs.
     assert choose_pairs(sample([1.0, 5.0], ["A.", "A."]), ["q"], "all", 0, 0) == []
 
 

@@ -14,7 +14,7 @@ from veridical.data.records import read_records, text_of
 from veridical.runtime.files import write_jsonl
 
 ASPECTS = ("Helpfulness", "Ethical Considerations", "Visual Faithfulness")
-# Four answers a prompt; the last of the first prompt has a rating that is no number.
+# Four answers a prompt; the last of the first prompt has a rating that is not a number.
 RATINGS = [
     [("5", "5", "4"), ("3", "5", "2"), ("4", "5", "5"), ("5", "N/A", "5")],
     [("1", "2", "3"), ("3", "2", "1"), ("5", "5", "5"), ("1", "1", "1")],

@@ -153,7 +153,7 @@ TELLS_OF_OTHERS = {"veridical.world.dataset"}
 
 
 def texts_of(module: Path) -> list[str]:
-    """The texts of a module that are no docstrings; `{}` stands for what an f-string puts in."""
+    """The texts of a module that are not docstrings; `{}` stands for what an f-string puts in."""
     tree = ast.parse(module.read_text())
     docstrings = {
         id(node.body[0].value)

@@ -250,7 +250,7 @@ def test_images_named_by_path_are_checked_each_time(
     pq.write_table(table("image", pa.array(["red.png"])), tmp_path / "set.parquet")
     read_records(tmp_path / "set.parquet", "preference")
     (tmp_path / "red.png").unlink()
-    with pytest.raises(UserError, match="is no file"):
+    with pytest.raises(UserError, match="is not a file"):
         read_records(tmp_path / "set.parquet", "preference")
 
 

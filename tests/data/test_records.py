@@ -414,7 +414,7 @@ BAD = {
     "too many blocks": (change(images=[]), "prompt: 1 image block for 0 images"),
     "two image fields": (change(image="images/0.png"), "image: there is an `images` field"),
     "not a path": (change(images=[3]), "images: an image must be a path"),
-    "missing image": (change(images=["images/9.png"]), "images: images/9.png is no file"),
+    "missing image": (change(images=["images/9.png"]), "images: images/9.png is not a file"),
     "corrupt image": (change(images=["images/cut.png"]), "images/cut.png: cannot be decoded"),
     "escape": (change(images=["../secret.png"]), "leads out of"),
     "url": (change(images=["http://example.com/a.png"]), "is a URL; images are never fetched"),
@@ -428,7 +428,7 @@ BAD = {
     "factor of 0": (change(beta_factor=0), "beta_factor: 0 is not above 0"),
     "no number as a factor": (change(beta_factor=math.nan), "beta_factor: nan is not above 0"),
     "prefix of no answer": (change(answer_prefix="The"), "answer_prefix: chosen does not begin"),
-    "prefix that is no text": (change(answer_prefix=3), "answer_prefix: must be a text, not int"),
+    "prefix that is not text": (change(answer_prefix=3), "answer_prefix: must be a text, not int"),
     "weights": (change(span_weights=7), "span_weights: must be a list"),
     "weight without answer": (change(span_weights=[{"weight": 1}]), "span_weights: an entry must"),
     "weight of nothing": (weigh(answer="third"), "weighs 'third', but there is chosen, rejected"),
@@ -539,7 +539,7 @@ def test_images_root_can_be_another_folder(folder: Path, tmp_path: Path) -> None
     lists = folder / "lists"
     write_jsonl(lists / "set.jsonl", [preference()])
     assert len(read_records(lists / "set.jsonl", "preference", images_root=folder).rows) == 1
-    with pytest.raises(UserError, match="is no file under"):
+    with pytest.raises(UserError, match="is not a file under"):
         read_records(lists / "set.jsonl", "preference")
 
 

@@ -86,7 +86,7 @@ def test_two_models_are_paired(tmp_path: Path) -> None:
 def test_what_a_comparison_moves_is_what_changing_it_does() -> None:
     """The derivative by each preference, against a fit with that preference changed.
 
-    Cross-validation may choose another penalty, which is no derivative; here it does not.
+    Cross-validation may choose another penalty, which is not a derivative; here it does not.
     """
     random = np.random.default_rng(0)
     count = 400

@@ -100,7 +100,7 @@ def test_the_embedded_model_is_asked_about_the_images_of_the_file(files: Path) -
     [
         (["x\tq\t\ta\tb\t\t\tA\t\t\ti"], "line 2: index must be a number"),
         (["9" * 5000 + "\tq\t\ta\tb\t\t\tA\t\t\ti"], "line 2: index must be a number"),
-        (["1\tq\t\ta\tb\t\t\tC\t\t\ti"], "line 2: answer is 'C', which is no option"),
+        (["1\tq\t\ta\tb\t\t\tC\t\t\ti"], "line 2: answer is 'C', which is not an option"),
         (["1\tq\t\ta\tb\t\t\tA\t\t\ti"] * 2, "the index 1 is there twice"),
         ([], "has no questions"),
     ],

@@ -38,7 +38,7 @@ def test_the_exit_status_tells(tmp_path: Path, capsys: pytest.CaptureFixture[str
     capsys.readouterr()
     assert check(file) == 1
     out, err = capsys.readouterr()
-    assert "row 2 (r2): none.png is no file" in out
+    assert "row 2 (r2): none.png is not a file" in out
     assert "1 error in 1 row, 0 warnings. With --fix OUT: 1 row left out." in out
     assert "veridical:" not in err
     assert check(file, "--fix", tmp_path / "fixed.jsonl") == 1

@@ -250,7 +250,7 @@ def test_the_command_writes_a_page_and_numbers(
     text = page.read_text()
     assert "<script" not in text
     assert "http" not in text.split("</style>")[1]
-    assert "Rows that are no usable pair" in text
+    assert "Rows that are not usable pairs" in text
     numbers = json.loads(page.with_suffix(".json").read_text())
     assert [found["name"] for found in numbers["sets"]] == ["one", "two"]
     # Both are written again over themselves, and over nothing else.

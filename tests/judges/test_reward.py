@@ -129,7 +129,7 @@ def test_samples_are_rated_from_the_command_line(tmp_path: Path, capsys: Any) ->
     for judge, said in (
         ("exact", "--judge exact and --objects go together"),
         ("reward:", "none of exact, reward:FOLDER"),
-        (f"reward:{tmp_path / 'nothing'}", "is no folder"),
+        (f"reward:{tmp_path / 'nothing'}", "is not a folder"),
         (f"reward:{tmp_path / 'rated'}", "holds no reward model"),
     ):
         assert run(*rate, judge, "--out", tmp_path / "bad") == 2

@@ -62,7 +62,7 @@ from veridical.judges.symbolic import Symbolic, answer_reward, symbolic_reward
         ("The answer is (b).", "B", 1.0),
         ("Answer: b, or c", "B", 0.0),
         ("Not B", "B", 0.0),
-        # What is denied is no choice.
+        # What is denied is not a choice.
         ("The answer isn't B.", "B", 0.0),
         ("The answer isn't B. The answer is C.", "C", 1.0),
         ("The answer is anything but B.", "B", 0.0),
@@ -88,7 +88,7 @@ from veridical.judges.symbolic import Symbolic, answer_reward, symbolic_reward
         ("Dog.", "a dog", 1.0),
         ("B", "B. a dog", 0.0),
         ("A", "A. Lincoln", 0.0),
-        # An article is no choice.
+        # An article is not a choice.
         ("A dog stands there.", "A", 0.0),
         ("I see a dog.", "D", 0.0),
         ("", "B", 0.0),
@@ -157,7 +157,7 @@ def test_symbolic_rewards_add_up() -> None:
     # -10 - 8, and an answer that is wrong: 2 * -0.5
     assert symbolic_reward(rewards, "No, no, no", 64, 64, True, "yes") == pytest.approx(-19.0)
     assert symbolic_reward(rewards, "Yes.", 16, 64, False, None) == pytest.approx(-2.5)
-    # Nobody has to ask for it: what was cut is no whole answer.
+    # Nobody has to ask for it: what was cut is not a whole answer.
     assert symbolic_reward(Symbolic(), "Yes.", 64, 64, True, "no") == -1.0
     assert symbolic_reward(Symbolic(), "Yes.", 64, 64, False, "no") == 0.0
     # Long answers may be what is wanted.

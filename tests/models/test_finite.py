@@ -1,4 +1,4 @@
-"""Scores that are no numbers: an error that says in which dtype, and what to set."""
+"""Scores that are not numbers: an error that says in which dtype, and what to set."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
 
 def spoil(policy: Policy, dtype: torch.dtype) -> None:
-    """From here on the language model's states are no numbers."""
+    """From here on the language model's states are not numbers."""
     policy.model.to(dtype)
 
     def hook(_: Any, __: Any, output: Any) -> Any:

@@ -175,7 +175,7 @@ def test_foreign_and_broken_adapters_are_refused(
         save_file(whole | more, weights)
         with pytest.raises(UserError, match=f"does not fit.*it has no place for {what}"):
             load_policy(str(saved), init_adapter=tmp_path / "adapter")
-    # What is no adapter's is put into the base, if it has the shape.
+    # What is not an adapter's is put into the base, if it has the shape.
     save_file(whole | {"base_model.model.lm_head.weight": torch.ones(3, 3)}, weights)
     with pytest.raises(UserError, match=r"does not fit.*size mismatch for .*lm_head\.weight"):
         load_policy(str(saved), init_adapter=tmp_path / "adapter")

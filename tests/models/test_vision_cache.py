@@ -136,7 +136,7 @@ def test_what_changes_the_features_changes_the_key(policy: Policy, tmp_path: Pat
     before = vision_weights(policy)
     with torch.no_grad():
         policy.core.get_output_embeddings().weight.add_(1)
-    assert vision_weights(policy) == before  # the language model is no part of it
+    assert vision_weights(policy) == before  # the language model is not part of it
     with torch.no_grad():
         next(policy.core.model.vision_tower.parameters()).add_(1)
     kinds.append(kind_of(cached(policy, tmp_path)))

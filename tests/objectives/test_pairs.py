@@ -539,7 +539,7 @@ def test_a_common_beta_that_no_term_has_is_refused(terms: str) -> None:
         ("ddpo:1,nll:1", "can't have ddpo: it weighs tokens before"),
         (
             "dpo:1:gamma=3",
-            "'gamma=3' is no setting of dpo. Its settings: beta=..., label_smoothing",
+            "'gamma=3' is not a setting of dpo. Its settings: beta=..., label_smoothing",
         ),
         ("bco:1:reward_shift=x", "reward_shift of bco is 'x'; give running or a number"),
         ("dpo:1:beta=1:beta=2", "has a setting twice"),
@@ -694,7 +694,7 @@ def test_equal_policies_tie_within_rounding_per_token(dtype: torch.dtype) -> Non
     same = dataclasses.replace(logps, policy=sums * (1 + 2e-7), reference=sums)
     measures = Preference(DPO(0.4), per_token=True).measures(same)
     assert measures["rewards_accuracy"].tolist() == [0.5] * 4
-    # A hundredth of a nat in the sum of 30 tokens is no rounding.
+    # A hundredth of a nat in the sum of 30 tokens is not a rounding.
     moved = dataclasses.replace(same, policy=sums + torch.tensor([[0.01, -0.01]]))
     assert Preference(DPO(0.4), per_token=True).measures(moved)["rewards_accuracy"].eq(1).all()
 

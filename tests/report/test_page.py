@@ -313,7 +313,7 @@ def test_a_failed_run_says_why(demo: Path, tmp_path: Path) -> None:
     ("make", "message"),
     [
         (lambda path: None, "does not exist"),
-        (lambda path: path.mkdir(), "is no run"),
+        (lambda path: path.mkdir(), "is not a run"),
         (lambda path: path.write_text("x"), "is a file"),
     ],
 )

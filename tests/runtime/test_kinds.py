@@ -10,8 +10,8 @@ def counts(reasons: list[str]) -> list[tuple[int, str]]:
 
 
 def test_numbers_and_files_differ_within_a_kind() -> None:
-    assert counts([f"images/{n}.png is no file" for n in range(9)] + ["is cut at 7"]) == [
-        (9, "images/0.png is no file"),
+    assert counts([f"images/{n}.png is not a file" for n in range(9)] + ["is cut at 7"]) == [
+        (9, "images/0.png is not a file"),
         (1, "is cut at 7"),
     ]
 

@@ -71,6 +71,6 @@ def test_every_command_takes_it(tmp_path: Path, capsys: pytest.CaptureFixture[st
     missing = str(tmp_path / "nowhere.py")
     words = ["ask", "embedded", "x.png", "What?", "--import", missing]
     assert cli.main(words) == 2
-    assert "nowhere.py is no Python file" in capsys.readouterr().err
+    assert "nowhere.py is not a Python file" in capsys.readouterr().err
     assert cli.main(["ask", "--help"]) == 0
     assert "--import FILE.py" in capsys.readouterr().out

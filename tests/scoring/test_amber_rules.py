@@ -86,7 +86,7 @@ CASES = {
         ["ship", "ship"], ["ship", "ship"], ["dog"], APART,
         ([], (1, 2), (0, 1)), ([], (1, 1), (0, 1)),
     ),
-    "what is in the image is no expected invention": (
+    "what is in the image is not an expected invention": (
         ["car"], ["car"], ["car", "dog"], APART,
         ([], (1, 1), (0, 2)), ([], (1, 1), (0, 1)),
     ),

@@ -166,7 +166,7 @@ def test_tuning_tries_every_arm_at_the_same_budget_and_stands_for_it_until_then(
         ({"step": []}, "no field step of a study; there is question"),
         ({"seeds": 0}, "seeds has to be a number above 0"),
         ({"seeds": [1, 1]}, "list of different numbers"),
-        ({"arms": {"list": {"a": {"color": 1}}}}, "arm a changes color, which is no factor"),
+        ({"arms": {"list": {"a": {"color": 1}}}}, "arm a changes color, which is not a factor"),
         ({"arms": {"list": {"a/b": {"beta": 1}}}}, "the arm's name 'a/b'"),
         ({"arms": {"list": {"a": {"beta": 0.1}}}}, "arm a is the same as arm base"),
         ({"arms": {"grid": {"beta": 0.1}}}, "levels of beta have to be a list"),
@@ -217,7 +217,7 @@ def test_tuning_tries_every_arm_at_the_same_budget_and_stands_for_it_until_then(
         ({"steps": STEPS[:2]}, "there is no step eval"),
         ({"values": {"beta": 1}}, "beta is the name of two of"),
         ({"tuning": {"settings": {"dpo": [{}], "sft": [{}, {}]}, "by": "method"}}, "equal budget"),
-        ({"tuning": {"settings": [{"rate": 1}]}}, "tuning.settings: rate is no factor"),
+        ({"tuning": {"settings": [{"rate": 1}]}}, "tuning.settings: rate is not a factor"),
         ({"tuning": {"settings": [{"beta": 1}], "evaluation": "no"}}, "tuning.evaluation has to"),
     ],
 )
@@ -234,7 +234,7 @@ def test_a_file_that_is_no_study_is_refused(
         ({"name": "a", "command": "report", "options": {"runs": "{none}"}}, "there is no {none}"),
         ({"name": "a", "command": "report", "options": {"runs": "{a}"}}, "wait for each other"),
         ({"name": "eval", "command": "eval pope"}, "arm base has 2 steps eval"),
-        ({"name": "a", "command": "x", "options": {"n": "{variant+1}"}}, "variant is no number"),
+        ({"name": "a", "command": "x", "options": {"n": "{variant+1}"}}, "variant is not a number"),
     ],
 )
 def test_steps_that_can_not_be_laid_out_are_refused(

@@ -51,7 +51,7 @@ def test_a_tensor_goes_where_the_group_is(
 
 @pytest.mark.parametrize(("backend", "there"), [("hpu:fake", "hpu"), ("cpu:gloo", "cpu")])
 def test_a_real_group_says_what_it_takes(tmp_path: Path, backend: str, there: str) -> None:
-    """What is asked of the group is no public interface, so a stand-in alone would not do."""
+    """What is asked of the group is not a public interface, so a stand-in alone would not do."""
     where: dict[str, Any] = {"init_method": f"file://{tmp_path}/meeting"}
     if "fake" in backend:
         where = {"store": FakeStore()}

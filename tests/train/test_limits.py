@@ -1,4 +1,4 @@
-"""What training refuses before it costs time, and values that are no numbers."""
+"""What training refuses before it costs time, and values that are not numbers."""
 
 from __future__ import annotations
 

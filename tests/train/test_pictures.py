@@ -178,7 +178,10 @@ def shorten(images: Path) -> None:
         ),
         (lambda images: picture(10).save(images / "10.png"), "line 11 .*row-10.*could not be"),
         (lambda images: shorten(images), r"line 12 .*row-11.*pictures\.jsonl.* has lost lines"),
-        (lambda images: (images / "5.png").unlink(), "line 6 .*can't be used .*5.png is no file"),
+        (
+            lambda images: (images / "5.png").unlink(),
+            "line 6 .*can't be used .*5.png is not a file",
+        ),
         (lambda images: (images / "5.png").write_bytes(b""), "line 6 .*can't be used .*empty"),
     ],
 )

@@ -743,11 +743,11 @@ def test_guidelines_are_read_again_and_shown_as_text(tmp_path: Path) -> None:
     assert "<li>one <strong>two</strong> more</li>" in text
     assert "<script>x" not in text
     (page.out / "guidelines.md").write_text(
-        "1. **first**\n   more\n2) second\n+ other\n\n1.5 is no item"
+        "1. **first**\n   more\n2) second\n+ other\n\n1.5 is not an item"
     )
     text = page.client.get("/a/me").text
     assert "<ol><li><strong>first</strong> more</li><li>second</li></ol>" in text
-    assert "<ul><li>other</li></ul><p>1.5 is no item</p>" in text
+    assert "<ul><li>other</li></ul><p>1.5 is not an item</p>" in text
     assert [block.kind for block in blocks("a\nb\n\n* c\n# d")] == [
         "paragraph",
         "list",

@@ -202,7 +202,7 @@ def test_an_address_that_makes_no_sense_is_refused(pairs: Path, query: str) -> N
         ("where=chosen_words=many", "chosen_words is a number, and many is not"),
         ("where=model>5", "model is a text, of which none is above a number"),
         ("sort=chosen_word", "No row has the field chosen_word, so they are not sorted by it. Did"),
-        ("wher=x=1", "wher is no part of an address and does nothing. Did you mean where?"),
+        ("wher=x=1", "wher is not part of an address and does nothing. Did you mean where?"),
         ("where=x%27%22%5D=1", "no row has a field"),
         ("where=chosen_words>3&where=model=x&where=model=&where=images=yes&q=x&sort=id&page=1", ""),
     ],

@@ -73,5 +73,5 @@ def test_scenes_are_removed_and_nothing_else(tmp_path: Path) -> None:
     remove_scenes(tmp_path)
     assert [path.name for path in tmp_path.rglob("*")] == ["images", "mine.png"]
     (tmp_path / "scenes.json").write_text('[{"id": "../mine"}]')
-    with pytest.raises(UserError, match="is no list of scenes"):
+    with pytest.raises(UserError, match="is not a list of scenes"):
         remove_scenes(tmp_path)

@@ -123,7 +123,7 @@ def _reward_folder(judge: str, files: ObjectFiles) -> Path | None:
     files.check(judge)
     kind, _, name = judge.partition(":")
     if kind == "reward" and not Path(name).is_dir():
-        raise UserError(f"--judge {judge}: {name} is no folder. Name what `train reward` wrote.")
+        raise UserError(f"--judge {judge}: {name} is not a folder. Name what `train reward` wrote.")
     return Path(name) if kind == "reward" else None
 
 

@@ -38,7 +38,7 @@ PRECISION_MARGIN = 5.0
 choice: the root mean square of eight numbers varies by chance)."""
 CLEARLY = 2.0
 """How many limits a broken batch has to differ by before a proof that holds says something (our
-choice): one that is barely rejected is no evidence that a smaller fault would be."""
+choice): one that is barely rejected is not evidence that a smaller fault would be."""
 SIGNIFICANT = 0.01
 """Below this chance that rounding explains it, an image matters (our choice)."""
 

@@ -28,7 +28,7 @@ def check_config_files(options: Mapping[str, Option], words: Sequence[str]) -> N
     """Read the configuration files once ahead, for errors that name the file and the key.
 
     Raises:
-        UserError: a file is missing, is not a YAML mapping, or has a key that is no option.
+        UserError: a file is missing, is not a YAML mapping, or has a key that is not an option.
     """
     for word in words:
         if not word.startswith("--config="):

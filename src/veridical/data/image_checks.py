@@ -92,7 +92,7 @@ def find_images(folder: Path) -> dict[str, Path]:
     """The images of a folder, by file name without suffix, in order of their names.
 
     Raises:
-        UserError: it is no folder, holds no image, or two images have one name.
+        UserError: it is not a folder, holds no image, or two images have one name.
     """
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder of images. Name one with --images.")

@@ -142,7 +142,7 @@ def resolve_image_path(reference: str, root: Path) -> Path:
     """The file under `root` that a row's text names; symbolic links count as where they lead.
 
     Raises:
-        ImageError: it is a URL, leads out of `root`, or is no file.
+        ImageError: it is a URL, leads out of `root`, or is not a file.
     """
     if not reference.strip() or "\0" in reference:
         raise ImageError("the image path is empty or holds a NUL character")
@@ -156,7 +156,7 @@ def resolve_image_path(reference: str, root: Path) -> Path:
     except (OSError, RuntimeError) as error:  # too long a name; links that lead in a circle
         raise ImageError(f"{reference[:80]} cannot be followed ({error})") from error
     if not is_file:
-        raise ImageError(f"{reference} is no file under {root}")
+        raise ImageError(f"{reference} is not a file under {root}")
     return path
 
 
@@ -216,7 +216,7 @@ def _opened(source: Path | str | bytes) -> Iterator[Image.Image]:
             _refuse_heif(source[:32])
         else:
             if not stat.S_ISREG(Path(source).stat().st_mode):
-                raise ImageError("it is no file, but a folder, a pipe or a device")
+                raise ImageError("it is not a file, but a folder, a pipe or a device")
             with Path(source).open("rb") as beginning:
                 _refuse_heif(beginning.read(32))
         if not (len(source) if isinstance(source, bytes) else Path(source).stat().st_size):

@@ -31,7 +31,7 @@ class RowProblem:
         id: the row's id, or "" if it has none.
         field: the field that is wrong, or "row".
         reason: half a sentence.
-        flagged: whether it was asked to be left out, whatever it holds; it is no bad row.
+        flagged: whether it was asked to be left out, whatever it holds; it is not a bad row.
     """
 
     row: int

@@ -18,7 +18,7 @@ from veridical.data.record_names import ROLES
 from veridical.runtime.progress import counted
 
 _PLACE_OF_PICTURE = re.compile(r"^\s*<image>|<image>\s*$", re.M)
-# Messages as Python prints them, which is no JSON.
+# Messages as Python prints them, which is not JSON.
 _PRINTED = re.compile(r"\s*\[?\s*\{\s*'(?:role|from|content|value)'\s*:")
 
 
@@ -106,7 +106,9 @@ def check_turns(field: str, messages: list[Message], last: str, images: int) -> 
                 raise RowError(field, "an assistant turn is empty")
     blocks = count_images(messages)
     if blocks != images:
-        hint = f"; beside image blocks {TAG} in a text is no image" if TAG in str(messages) else ""
+        hint = (
+            f"; beside image blocks {TAG} in a text is not an image" if TAG in str(messages) else ""
+        )
         raise RowError(
             field, f"{counted(blocks, 'image blocks')} for {counted(images, 'images')}{hint}"
         )

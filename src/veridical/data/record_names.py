@@ -20,7 +20,7 @@ ANSWERS = ("answer", "response", "output", "completion", "caption", "text")
 LABELS = ("kto_tag", "desirable")
 """Other names of `label`: whether an answer without a pair is a good one."""
 EXPECTED = ("answer", "solution", "ground_truth")
-"""Names of a prompt's expected answer. A longer text, as of a `response`, is no short answer."""
+"""Names of a prompt's expected answer. A longer text, as of a `response`, is not a short answer."""
 ROLES = {"system": "system", "human": "user", "user": "user"} | dict.fromkeys(
     ("gpt", "assistant"), "assistant"
 )

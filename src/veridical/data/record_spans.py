@@ -31,7 +31,7 @@ def read_prefix(value: object) -> str | None:
         None where there is none.
 
     Raises:
-        ValueError: it is no text.
+        ValueError: it is not text.
     """
     if not isinstance(value, str):
         raise ValueError(f"must be a text, not {type(value).__name__}")

@@ -155,7 +155,7 @@ def read_vocabulary(path: Path | None) -> Vocabulary:
         return _from_chair(content, path)
     if not isinstance(content, dict) or not all(_is_text_list(item) for item in content.values()):
         raise UserError(
-            f'{path} is no vocabulary: it must be a JSON object {{"name": ["word", ...]}} '
+            f'{path} is not a vocabulary: it must be a JSON object {{"name": ["word", ...]}} '
             "or hold CHAIR's inverse_synonym_dict."
         )
     return vocabulary_of(content)

@@ -54,7 +54,7 @@ def read_gamed(path: Path) -> GamedBaselines:
         UserError: it is not there or is not of its form, or scikit-learn is not installed.
     """
     if not path.is_file():
-        raise UserError(f"--length-controlled {path} is no file. It names {WHERE}")
+        raise UserError(f"--length-controlled {path} is not a file. It names {WHERE}")
     if importlib.util.find_spec("sklearn") is None:
         raise UserError(
             "--length-controlled needs scikit-learn, which fits its regression: install "

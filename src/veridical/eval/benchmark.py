@@ -32,7 +32,7 @@ def no_groups(rows: Rows) -> Mapping[str, Rows]:
 
 @dataclass(frozen=True)
 class Statistic:
-    """A metric that is no formula on sums over images.
+    """A metric that is not a formula on sums over images.
 
     Attributes:
         name: as in `scores.json`.
@@ -136,7 +136,7 @@ def seed_differences(
 ) -> dict[str, Difference]:
     """The mean of several seeds of one arm minus the baseline, in every formula and group.
 
-    Metrics that are no formulas have no variance over seeds, and are left out.
+    Metrics that are not formulas have no variance over seeds, and are left out.
     """
     return paired_seed_differences(benchmark, seeds, [baseline] * len(seeds))
 

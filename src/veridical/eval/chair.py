@@ -282,7 +282,7 @@ def eval_chair(
     (chair_i, chair_s, recall, mean_length, exact_score, empty with 95 % intervals clustered by
     image, which vocabulary was used, and `reached_max_new_tokens`, the share of descriptions that
     the length limit ended; it is 256 tokens if not set) and `run.json`. Run again with the same
-    settings, it continues. An image whose name is no key of `objects` is looked up by its last
+    settings, it continues. An image whose name is not a key of `objects` is looked up by its last
     number without leading zeros, as COCO's are; the same goes for an `image_id` in `answers`, which
     are JSON Lines {"image_id", "answer"}.
 

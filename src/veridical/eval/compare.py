@@ -374,7 +374,9 @@ def evaluations_in(folder: Path) -> dict[str, Path]:
         _require_finished(place)
         found[name] = place
     if not found:
-        raise UserError(f"{folder} is no evaluation: neither it nor a folder in it has {SCORES}.")
+        raise UserError(
+            f"{folder} is not an evaluation: neither it nor a folder in it has {SCORES}."
+        )
     return dict(sorted(found.items(), key=lambda item: place_of(item[0])))
 
 

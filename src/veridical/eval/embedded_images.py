@@ -14,7 +14,7 @@ def write_embedded(images: Mapping[str, str], out: Path) -> dict[str, Path]:
     """Write images that are not there yet.
 
     Args:
-        images: base64 by file name; what is no base64 is written as it is, which is then refused
+        images: base64 by file name; what is not base64 is written as it is, which is then refused
             as no image.
         out: the run's folder; they go into `question_images`.
 

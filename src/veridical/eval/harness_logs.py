@@ -53,7 +53,7 @@ def of_lmms_log(rows: Sequence[Mapping[str, Any]], id_field: str, path: Path) ->
 def _document(row: Mapping[str, Any], place: str) -> Mapping[str, Any]:
     """A sample's question: its document or, where that was not logged, what a metric says of it.
 
-    `doc_id` is a place in the data set, which is no question's id: POPE's begin at 1.
+    `doc_id` is a place in the data set, which is not a question's id: POPE's begin at 1.
 
     Raises:
         UserError: neither is there.
@@ -84,7 +84,7 @@ def of_vlmevalkit(rows: Sequence[Mapping[str, Any]], id_field: str, path: Path) 
     """VLMEvalKit's predictions as rows with an id and an `answer`.
 
     Raises:
-        UserError: a prediction is no text.
+        UserError: a prediction is not text.
     """
     found: list[JsonObject] = []
     for number, row in enumerate(rows, start=1):

@@ -332,7 +332,7 @@ SETS: Mapping[str, RuleSet] = {
                         "agreement with ten people, 32 periods removed",
                         partial(_textvqa, rule="official")),
             _short_rule("VLMEvalKit", "the same, but a comma or question mark between two words "
-                        'is a space, and "\'s" is no word of its own', _textvqa_vlmevalkit),
+                        'is a space, and "\'s" is not a word of its own', _textvqa_vlmevalkit),
         ],
         "lmms-eval puts the question in lower case before it is asked, which no rule can undo.",
     ),

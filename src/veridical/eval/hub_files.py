@@ -157,7 +157,7 @@ def _write(hub: HubSet, sources: Sequence[Any], folder: Path) -> None:
         for place, row in source.rows():
             where = f"{place.file}, row {place.row}"
             if not isinstance(row, Mapping):
-                raise UserError(f"{where}: is no row of {hub.name}.")
+                raise UserError(f"{where}: is not a row of {hub.name}.")
             try:
                 name, own = hub.image(row), hub.row(row)
             except (KeyError, TypeError, AttributeError) as error:

@@ -81,7 +81,7 @@ def read_tsv(path: Path) -> list[dict[str, str]]:
     try:
         rows = list(csv.DictReader(io.StringIO(read_text(path), newline=""), delimiter="\t"))
     except csv.Error as error:
-        raise UserError(f"{path} is no TSV: {error}.") from error
+        raise UserError(f"{path} is not a TSV: {error}.") from error
     if not rows:
         raise UserError(f"{path} has no questions.")
     missing = [
@@ -95,8 +95,8 @@ def read_tsv(path: Path) -> list[dict[str, str]]:
             raise UserError(f"{path}, line {number}: index must be a number, not {index!r:.40}.")
         if answer not in options_of(row):
             raise UserError(
-                f"{path}, line {number}: answer is {answer!r:.40}, which is no option. MMBench's "
-                "test split has no answers."
+                f"{path}, line {number}: answer is {answer!r:.40}, which is not an option. "
+                "MMBench's test split has no answers."
             )
     return rows
 

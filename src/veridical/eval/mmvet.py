@@ -139,7 +139,7 @@ def read_reply(options: MmvetOptions, row: Row, number: int, reply: str) -> floa
     Official: what stands before the first space. Corrected: the only number in the reply.
 
     Raises:
-        UnreadableError: that is no number from 0 to 1.
+        UnreadableError: that is not a number from 0 to 1.
     """
     if options.rule == "official":
         words = [reply.split(" ")[0].strip()]
@@ -150,7 +150,7 @@ def read_reply(options: MmvetOptions, row: Row, number: int, reply: str) -> floa
     except ValueError:
         marks = []
     if len(marks) != 1 or not 0 <= marks[0] <= 1:
-        raise UnreadableError("it is no number from 0 to 1")
+        raise UnreadableError("it is not a number from 0 to 1")
     return marks[0]
 
 

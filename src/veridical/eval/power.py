@@ -123,7 +123,7 @@ def of_pilot(baseline: Path, candidate: Path, difference: float, power: float) -
         formula = formulas.get(benchmark.description.headline)
         spread = None if formula is None else spread_of(ours, theirs, formula)
         if formula is None or not spread:
-            why = "is no formula on sums" if formula is None else "does not vary in this pilot"
+            why = "is not a formula on sums" if formula is None else "does not vary in this pilot"
             print(f"{benchmark.description.title}: {benchmark.description.headline} {why}.")
             continue
         images = len(ours.clusters)

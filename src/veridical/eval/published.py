@@ -189,7 +189,7 @@ def match_by_id(
         read: reads a file into rows with `id_field` and `answer`; of the usual forms if not given.
 
     Raises:
-        UserError: an id is no question's or is there twice, or too many questions have no answer.
+        UserError: an id is not a question's or is there twice, or too many questions lack answers.
     """
     paths = evaluation.subject.answers or []
     given = [
@@ -247,7 +247,7 @@ def text_fields(row: Mapping[str, Any], names: Sequence[str], place: str) -> dic
         place: names the row in messages.
 
     Raises:
-        UserError: one is missing or is no text.
+        UserError: one is missing or is not text.
     """
     for name in names:
         if not isinstance(row.get(name), str):

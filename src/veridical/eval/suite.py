@@ -162,7 +162,7 @@ def by_benchmark(options: Sequence[str]) -> dict[str, JsonObject]:
             own[option] = yaml.safe_load(value)
         except yaml.YAMLError as error:
             raise UserError(
-                f"--options {text!r}: the value is no YAML. Put it in quotes."
+                f"--options {text!r}: the value is not YAML. Put it in quotes."
             ) from error
     return found
 

@@ -150,7 +150,7 @@ def _sizes(pairs: Pairs, groups: int) -> list[Fact]:
     return [
         Fact(SIZE, "Rows", len(pairs) + len(pairs.unusable), "count"),
         Fact(SIZE, "Preference pairs", len(pairs), "count"),
-        Fact(SIZE, "Rows that are no usable pair", len(pairs.unusable), "count", note=note),
+        Fact(SIZE, "Rows that are not usable pairs", len(pairs.unusable), "count", note=note),
         Fact(SIZE, "Pairs with an image", pairs.with_images, "count"),
         Fact(SIZE, "Groups that share an image (or prompt)", groups, "count"),
     ]

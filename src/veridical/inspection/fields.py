@@ -10,7 +10,7 @@ from typing import Any
 from veridical.inspection.rows import Row, source_fields
 
 MOST_VALUES = 50
-"""A field of more values names rows or holds texts, and is no category (our choice)."""
+"""A field of more values names rows or holds texts, and is not a category (our choice)."""
 ID_STEM = "id begins with"
 LONGEST = 80  # letters of a category
 NONE = ""

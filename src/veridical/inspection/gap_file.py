@@ -50,7 +50,7 @@ def read_gaps(path: Path, file: Path) -> dict[int, dict[str, float]]:
     lines = read_jsonl(path)
     if not all(_is_gap(line) for line in lines):
         raise UserError(
-            f"{path} is no file of gaps as `veridical data describe --model` writes it."
+            f"{path} is not a file of gaps as `veridical data describe --model` writes it."
         )
     own = hash_file(file)
     found = {

@@ -37,7 +37,7 @@ class Pairs:
     Attributes:
         name: of the set.
         rows: of its file.
-        unusable: rows that are no pair, with the first reasons.
+        unusable: rows that are not pairs, with the first reasons.
         differences: for each pair, how its answers differ.
         first_is_chosen: for each pair, where the file has an order.
         keys: for each pair, hashes of its images; of its prompt where it has none.

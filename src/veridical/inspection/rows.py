@@ -36,7 +36,7 @@ class Row:
     Attributes:
         number: counted from 1, in JSON Lines the number of the line.
         kind: what it was read as.
-        named: its columns under the names of the kind; empty where it is no JSON object.
+        named: its columns under the names of the kind; empty where it is not a JSON object.
         others: the columns that nothing is read from.
         record: as commands read it; None where they would leave it out.
         refusal: the reason, where `record` is None.

@@ -152,7 +152,7 @@ class Judging:
         """What a model that judges goes by.
 
         Raises:
-            UserError: `--criteria` is no criterion of this form.
+            UserError: `--criteria` is not a criterion of this form.
         """
         return read_criterion(self.criteria or FITTING[form], form)
 

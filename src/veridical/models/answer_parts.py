@@ -153,7 +153,7 @@ def token_weights(
             if starts[i] >= stop:
                 break
             part = text[max(begin, starts[i]) : min(stop, tokens.ends[i])]
-            # An end token is no white space; a line break that is one token may be all of a span.
+            # An end token is not white space; a line break that is one token may be all of a span.
             shared = len(part.strip()) or int(begin <= starts[i] and tokens.ends[i] <= stop)
             if shared > most[i]:
                 most[i], weights[i] = shared, weight

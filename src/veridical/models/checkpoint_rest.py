@@ -33,7 +33,7 @@ _OLDER = re.compile(r"pytorch_model(-\d+-of-\d+)?\.bin")
 """How PyTorch's own format is named; other files with this ending hold no weights."""
 
 HEAD_ENDING = "_head.safetensors"
-"""How files of reward heads end, which are no part of the model."""
+"""How files of reward heads end, which are not part of the model."""
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 

@@ -296,7 +296,7 @@ def _check_generation(folder: Path) -> None:
     An answer would then end at other tokens than the model was published with.
 
     Raises:
-        UserError: the file is there and is no JSON object.
+        UserError: the file is there and is not a JSON object.
     """
     path = folder / "generation_config.json"
     if path.is_file() and not isinstance(read_json(path), dict):

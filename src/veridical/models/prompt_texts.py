@@ -54,7 +54,7 @@ def _rendered(policy: Policy, prompt: Sequence[Message], prefixes: Sequence[str]
     refuse_special_tokens(policy, prompt)
     asked = locate(policy, prompt, generation=True)
     between: dict[str, str] = {}  # what stands before each beginning that was rendered
-    # White space at an answer's ends is no part of it.
+    # White space at an answer's ends is not part of it.
     bare = [prefix.lstrip() for prefix in prefixes]
     for prefix in sorted(set(bare) - {""}, key=len, reverse=True):
         if prefix != prefix.rstrip():

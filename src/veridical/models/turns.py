@@ -44,7 +44,7 @@ class _Piece:
 def prepared(policy: Policy, messages: Sequence[Message]) -> list[Message]:
     """Messages as they are rendered.
 
-    Neighboring text blocks become one. White space at an answer's ends is no part of it. A thought
+    Neighboring text blocks become one. White space at an answer's ends is not part of it. A thought
     before an answer is given apart, as `reasoning_content`, where the template renders that.
     """
     apart = None

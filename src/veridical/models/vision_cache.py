@@ -241,7 +241,7 @@ def as_model_inputs(model: PreTrainedModel, inputs: Mapping[str, Any]) -> Mappin
 
 
 def vision_weights(policy: Policy, without_projector: bool = False) -> str:
-    """Hash of every weight that is no part of the language model."""
+    """Hash of every weight that is not part of the language model."""
     core = policy.core
     parts = [core.get_decoder(), core.get_output_embeddings(), core.get_input_embeddings()]
     parts += [find_projector(core)] if without_projector else []

@@ -97,7 +97,7 @@ def read_terms(text: str, beta: float) -> tuple[Part, ...]:
         beta: of losses that compare with the reference and set none.
 
     Raises:
-        UserError: it can't be read, or is no loss of a pair.
+        UserError: it can't be read, or is not a loss of a pair.
     """
     words = [word.strip() for word in text.split(",")]
     if not any(words):
@@ -160,7 +160,7 @@ def _setting(name: str, made: Any, piece: str) -> tuple[str, Any]:
     fields = [field.name for field in _settings(made)]
     if setting not in fields or not value:
         there = ", ".join(f"{field}=..." for field in fields) or "none"
-        raise UserError(f"--terms: {piece!r} is no setting of {name}. Its settings: {there}.")
+        raise UserError(f"--terms: {piece!r} is not a setting of {name}. Its settings: {there}.")
     words, number = _words(typing.get_type_hints(made)[setting]), _number(value)
     if value in words:
         return setting, value

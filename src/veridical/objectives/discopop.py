@@ -69,7 +69,7 @@ def discopop_loss(
     chosen = policy_chosen_logps - reference_chosen_logps
     margin = beta * (chosen - (policy_rejected_logps - reference_rejected_logps))
     blend = torch.sigmoid(margin / blend_width)
-    # Far below 0 the blend is 0, and 0 times infinity is no loss.
+    # Far below 0 the blend is 0, and 0 times infinity is not a loss.
     most = math.log(torch.finfo(margin.dtype).max / 4)
     exponential = torch.exp((-margin).clamp(max=most))
     return (1 - blend) * -F.logsigmoid(margin) + blend * exponential

@@ -98,6 +98,6 @@ def fdpo_loss(
 def _slope_of_divergence(log_ratios: Tensor, alpha: float | None) -> Tensor:
     if alpha is None:
         return math.log(2) + F.logsigmoid(log_ratios)
-    # Beyond it the power would be infinite, and infinity minus infinity is no loss.
+    # Beyond it the power would be infinite, and infinity minus infinity is not a loss.
     most = math.log(torch.finfo(log_ratios.dtype).max * alpha / 4)
     return -torch.expm1((-alpha * log_ratios).clamp(max=most)) / alpha

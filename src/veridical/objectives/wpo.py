@@ -16,7 +16,7 @@ class WPO(DPO):
     """Weighted preference optimization (WPO)."""
 
     name: ClassVar[str] = "wpo"
-    # A weighed part is no part of the distribution that an answer is drawn from.
+    # A weighed part is not part of the distribution that an answer is drawn from.
     uses_weights: ClassVar[bool] = False
     needs_squares: ClassVar[bool] = True
 

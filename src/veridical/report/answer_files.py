@@ -148,5 +148,5 @@ def is_drawn(part: Part) -> bool:
 def _is_file(path: Path) -> bool:
     try:
         return path.is_file()
-    except (OSError, ValueError):  # an option that is no path
+    except (OSError, ValueError):  # an option that is not a path
         return False

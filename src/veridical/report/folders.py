@@ -103,7 +103,7 @@ def _no_run(root: Path) -> str:
     if root.is_file():
         return f"{root} is a file; name the run folder that holds it."
     return (
-        f"{root} is no run: it holds neither run.json nor pairs, a training log, scores or a "
+        f"{root} is not a run: it holds neither run.json nor pairs, a training log, scores or a "
         "summary. Name a folder that `veridical align`, `build`, `train` or `eval` wrote."
     )
 

@@ -74,7 +74,7 @@ def write_report(runs: Sequence[Path], out: Path | None = None, arms: Arms = Arm
     """Write the page and return its path.
 
     Raises:
-        UserError: a run does not exist, is no run, or holds a file that cannot be read; `out` is
+        UserError: a run does not exist, is not a run, or holds a file that cannot be read; `out` is
             something else than a report; or there is no such arm.
     """
     if out is None:

@@ -274,7 +274,7 @@ def real_path(path: Path) -> Path:
 
 
 def check_file(path: Path) -> None:
-    """Refuse what is no file that could be read to its end: a pipe would be waited for.
+    """Refuse what is not a file that could be read to its end: a pipe would be waited for.
 
     Raises:
         UserError: says what it is.
@@ -289,7 +289,7 @@ def check_file(path: Path) -> None:
     if stat.S_ISDIR(mode):
         raise UserError(f"{path} is a folder; name a file in it.")
     if not stat.S_ISREG(mode):
-        raise UserError(f"{path} is no file, but a pipe, a socket or a device.")
+        raise UserError(f"{path} is not a file, but a pipe, a socket or a device.")
 
 
 def refuse_to_replace(

@@ -88,7 +88,7 @@ def fingerprint(
         cache: remembers the hashes of files; the user's own if not given.
 
     Raises:
-        UserError: it is no folder, and no hub or cache of one has it.
+        UserError: it is not a folder, and no hub or cache of one has it.
     """
     store = open_cache(None, 50.0) if cache is None else cache
     parts = [*_parts(name), *([_Part(init_adapter)] if init_adapter else [])]
@@ -144,8 +144,8 @@ def _hub_part(name: str) -> _Part:
     newest = _newest_commit(name) or (here.name if here else None)
     if newest is None:
         raise UserError(
-            f"{name} is no folder here, and neither the hub nor its cache on this machine has it. "
-            "Check the name, download it, or give a folder."
+            f"{name} is not a folder here, and neither the hub nor its cache on this machine has "
+            "it. Check the name, download it, or give a folder."
         )
     return _Part(here if here is not None and here.name == newest else None, newest)
 

@@ -65,7 +65,7 @@ def import_file(path: Path) -> None:
         UserError: there is no such Python file, or its name is a module's that is here already.
     """
     if not path.is_file() or path.suffix != ".py":
-        raise UserError(f"{OPTION} {path} is no Python file (NAME.py).")
+        raise UserError(f"{OPTION} {path} is not a Python file (NAME.py).")
     path = path.resolve()
     name = path.stem
     if name in sys.modules:

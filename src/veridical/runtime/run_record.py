@@ -145,7 +145,7 @@ def read_fields(folder: Path) -> RunFields:
 
 def _check_fields(path: Path, content: Mapping[str, object]) -> None:
     if not isinstance(content, dict):
-        raise UserError(f"{path} is no run's record: it has to be a JSON object.")
+        raise UserError(f"{path} is not a run's record: it has to be a JSON object.")
     for name, (wanted, fits) in SHAPES.items():
         if name in content and not fits(content[name]):
             raise UserError(
@@ -183,7 +183,7 @@ def _began(process_id: int) -> str | None:
     except OSError:
         return None
     state, *rest = text.rpartition(")")[2].split()
-    # One that has ended, and whose parent does not ask how, is no process any more.
+    # One that has ended, and whose parent does not ask how, is not a process any more.
     return None if state == "Z" else rest[18]
 
 

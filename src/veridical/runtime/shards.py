@@ -71,7 +71,7 @@ def read_shard(option: str | None) -> Shard:
         option: such as "2/8", counted from 1.
 
     Raises:
-        UserError: it is no shard, or a launcher has said something else.
+        UserError: it is not a shard, or a launcher has said something else.
     """
     launched = Shard(processes.rank(), processes.world_size())
     if option is None:

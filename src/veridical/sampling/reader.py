@@ -24,7 +24,7 @@ _STOPS = regex.compile(r"[\r\n\u2026\u2028\u2029\ufffd]|\p{Sentence_Terminal}")
 
 
 class Reader:
-    """Reads the responses of some requests. A thought before an answer is no part of its text."""
+    """Reads the responses of some requests. A thought before an answer is not part of its text."""
 
     def __init__(
         self,

@@ -43,7 +43,7 @@ class SynonymTables:
 
     @cached_property
     def phrases(self) -> dict[str, str]:
-        """What two words are read as; "train track" stands for itself, and is no object."""
+        """What two words are read as; "train track" stands for itself, and is not an object."""
         own = {word: word for word in self.objects if len(word.split(" ")) > 1}
         own |= {phrase: phrase for phrase in NO_OBJECTS}
         own |= {f"{age} {animal}": animal for age in ("baby", "adult") for animal in ANIMALS}
@@ -146,7 +146,7 @@ def is_short(answer: str) -> bool:
 
 
 def read_listed(reply: str, rule: Rule) -> list[str] | None:
-    """The list in a judge's reply; None where there is none, or it is no list of texts.
+    """The list in a judge's reply; None where there is none, or it is not a list of texts.
 
     Official: what a block "```json" holds, else the last line, if the reply has '["' in it: so an
     empty list without a block is none. Corrected: the only JSON list of texts in the reply, or

@@ -82,7 +82,7 @@ def read_option(answer: str, options: Mapping[str, str]) -> str | None:
 
     In this order: a letter at the beginning of the first or the last line, after "Answer:" and the
     like, not as the article in "A dog", and not where it "is wrong"; the whole answer is one
-    option's text; exactly one option's text is in the answer as words of their own, and is no part
+    option's text; exactly one option's text is in the answer as words of their own, and is not part
     of another's that is.
 
     Args:

@@ -21,7 +21,7 @@ REFUSAL = re.compile(
 
 
 def is_refusal(answer: str) -> bool:
-    """Whether an answer begins by declining, in English; "I can't see a dog" is no refusal to see.
+    """Whether an answer begins by declining, in English; "I can't see a dog" is not refusing.
 
     A sentence that only says that an object is not there is an answer: `see` counts where the image
     itself can't be seen.

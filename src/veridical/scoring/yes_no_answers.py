@@ -254,7 +254,7 @@ def _is(what: str, asked: str) -> bool:
 def _names(clause: str, asked: str) -> bool:
     """Whether a clause has the word that was asked for, or one for the same of COCO's objects.
 
-    As a part of another object's name the word does not count: a hot dog is no dog.
+    As a part of another object's name the word does not count: a hot dog is not a dog.
     """
     mentions, wanted = _coco().mentions(clause), _coco().name_of(asked)
     if wanted is not None and any(mention.name == wanted for mention in mentions):

@@ -130,7 +130,7 @@ def align(
     }  # fmt: skip
     for name, path in inputs.items():
         if not path.is_file():
-            raise UserError(f"--{name} {path} does not exist or is no file. Check the path.")
+            raise UserError(f"--{name} {path} does not exist or is not a file. Check the path.")
     if model is None:
         plan = _plan_there(out, data)
     else:
@@ -210,7 +210,7 @@ def _launcher(words: str | None) -> tuple[str, ...]:
     try:
         return tuple(shlex.split(words or ""))
     except ValueError as error:
-        raise UserError(f"--launcher {words!r} is no command line: {error}.") from error
+        raise UserError(f"--launcher {words!r} is not a command line: {error}.") from error
 
 
 def _plan_there(out: Path, data: Path | None) -> Plan:

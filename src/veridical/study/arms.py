@@ -46,7 +46,7 @@ def read_arms(
         place.check_name(name, "the arm's name")
         if unknown := sorted(changed.keys() - factors.keys()):
             place.refuse(
-                f"arm {name} changes {unknown[0]}, which is no factor; there is "
+                f"arm {name} changes {unknown[0]}, which is not a factor; there is "
                 f"{', '.join(factors)}. A factor's level in the base arm stands in `factors`."
             )
         differs = {key: level for key, level in changed.items() if level != factors[key]}

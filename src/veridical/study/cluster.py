@@ -102,7 +102,7 @@ def _named_gpus(given: str | None) -> tuple[str, ...]:
         return tuple(map(str, range(torch.cuda.device_count())))
     named = os.environ["CUDA_VISIBLE_DEVICES"] if given is None else given
     found = [number.strip() for number in named.split(",")]
-    if given is None:  # CUDA shows none of those behind the first that is no GPU, such as -1
+    if given is None:  # CUDA shows none of those behind the first that is not a GPU, such as -1
         return tuple(itertools.takewhile(GPU.fullmatch, found))
     if not all(map(GPU.fullmatch, found)) or len(set(found)) < len(found):
         raise UserError(

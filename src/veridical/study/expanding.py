@@ -164,7 +164,9 @@ class Expansion:
             if added is None:
                 return known
             if isinstance(known, bool) or not isinstance(known, int):
-                raise UserError(f"{self.study.name}, step {step}: {found[0]}: {name} is no number.")
+                raise UserError(
+                    f"{self.study.name}, step {step}: {found[0]}: {name} is not a number."
+                )
             return known + int(added)
         if any(own.name == name for own in self.study.steps):
             made = self._added(name, cell)

@@ -162,13 +162,13 @@ def read_plan(path: Path) -> Plan:
     """Read a plan.
 
     Raises:
-        UserError: it is no YAML of that form, two steps have one name or write to the same place,
+        UserError: it is not YAML of that form, two steps have one name or write to the same place,
             or one reads what a later one writes.
     """
     content = read_yaml(read_text(path), str(path))
     steps = content.get("steps") if isinstance(content, dict) else None
     if not isinstance(steps, list) or not steps:
-        raise UserError(f"{path} is no plan: it has to have `steps`, a list of commands.")
+        raise UserError(f"{path} is not a plan: it has to have `steps`, a list of commands.")
     made = tuple(step_of(row, f"{path}, step {n}") for n, row in enumerate(steps, start=1))
     about = content.get("about") or {}
     if not isinstance(about, dict):

@@ -91,7 +91,7 @@ def find_recipe(name: str) -> Recipe:
     """Read a recipe of the package, or a YAML file.
 
     Raises:
-        UserError: there is none of that name, or the file is no recipe.
+        UserError: there is none of that name, or the file is not a recipe.
     """
     return read_recipe(find_file(name, FOLDER, "recipe", "--recipe "))
 
@@ -104,7 +104,7 @@ def read_recipe(path: Path) -> Recipe:
     """
     content = read_yaml(read_text(path), str(path))
     if not isinstance(content, dict) or not isinstance(content.get("steps"), list):
-        raise UserError(f"{path} is no recipe: it has to have `steps`, a list of commands.")
+        raise UserError(f"{path} is not a recipe: it has to have `steps`, a list of commands.")
     if unknown := sorted(map(str, content.keys() - set(FIELDS))):
         raise UserError(f"{path}: there is no field {unknown[0]}; there is {', '.join(FIELDS)}.")
     judge, result = content.get("judge", "none"), content.get("result")

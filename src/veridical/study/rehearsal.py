@@ -335,7 +335,7 @@ def _is_plain(row: object) -> bool:
 
 
 def read_result(out: Path) -> Mapping[str, Any]:
-    """What a step's run says of its work; empty where it is no run."""
+    """What a step's run says of its work; empty where it is not a run."""
     if not (out / "run.json").is_file():
         return {}
     found: Mapping[str, Any] = read_json(out / "run.json").get("results") or {}

@@ -75,4 +75,4 @@ def _parts(text: str) -> tuple[str, str, OptionValue]:
     try:
         return name, option.replace("-", "_"), yaml.safe_load(value)
     except yaml.YAMLError as error:
-        raise UserError(f"--options {text!r}: the value is no YAML. Put it in quotes.") from error
+        raise UserError(f"--options {text!r}: the value is not YAML. Put it in quotes.") from error

@@ -135,7 +135,7 @@ def find_study(name: str) -> Study:
     """Read a study of the package, or a YAML file.
 
     Raises:
-        UserError: there is none of that name, or the file is no study.
+        UserError: there is none of that name, or the file is not a study.
     """
     return read_study(find_file(name, FOLDER, "study"))
 
@@ -197,7 +197,7 @@ def _defaults(place: StudyPlace, given: object) -> Defaults:
 
 def _steps(place: StudyPlace, given: object, factors: Mapping[str, Level]) -> tuple[Template, ...]:
     if not isinstance(given, list) or not given:
-        raise UserError(f"{place.name} is no study: it has to have `steps`, a list of commands.")
+        raise UserError(f"{place.name} is not a study: it has to have `steps`, a list of commands.")
     found = []
     for number, row in enumerate(given, start=1):
         what = f"step {number}"
@@ -214,7 +214,7 @@ def _steps(place: StudyPlace, given: object, factors: Mapping[str, Level]) -> tu
         options = place.options(fields.get("options") or {}, f"step {name}")
         when = place.mapping(fields.get("when") or {}, f"when of step {name}")
         if unknown := sorted(when.keys() - factors.keys()):
-            place.refuse(f"when of step {name}: {unknown[0]} is no factor.")
+            place.refuse(f"when of step {name}: {unknown[0]} is not a factor.")
         wanted = {key: level if isinstance(level, list) else [level] for key, level in when.items()}
         found.append(Template(name, " ".join(command.split()), options, wanted))
     return tuple(found)
@@ -232,7 +232,7 @@ def _tuning(
     fields = place.mapping(given, "tuning", TUNING_FIELDS)
     by, settings = str(fields.get("by") or ""), fields.get("settings")
     if by and by not in factors:
-        place.refuse(f"tuning.by: {by} is no factor.")
+        place.refuse(f"tuning.by: {by} is not a factor.")
     by_level = settings if by else {"": settings}
     if not isinstance(by_level, dict) or not by_level:
         raise UserError(f"{place.name}: tuning.settings has to be a mapping of levels to lists.")
@@ -242,7 +242,7 @@ def _tuning(
         for row in rows:
             known = place.mapping(row, f"tuning.settings of {level!r}")
             if unknown := sorted(known.keys() - factors.keys()):
-                place.refuse(f"tuning.settings: {unknown[0]} is no factor.")
+                place.refuse(f"tuning.settings: {unknown[0]} is not a factor.")
     counts = {len(rows) for rows in by_level.values()}
     if len(counts) > 1:
         place.refuse("tuning.settings: every level needs as many settings, an equal budget.")

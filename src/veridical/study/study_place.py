@@ -45,7 +45,7 @@ class StudyPlace:
         return found
 
     def check_name(self, name: str, what: str) -> None:
-        """Refuse a name that is no folder's."""
+        """Refuse a name that is not a folder's."""
         if len(name) > LONGEST_NAME:
             self.refuse(f"{what} {name[:20]!r}... has {len(name)} letters; {LONGEST_NAME} are the "
                         "most.")  # fmt: skip

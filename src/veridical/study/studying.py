@@ -109,7 +109,7 @@ def study_run(
             no longer, as this command can't see: start it again.
 
     Raises:
-        UserError: the file is no study, a step's command refuses it, another machine may run the
+        UserError: the file is not a study, a step's command refuses it, another machine may run the
             study, or steps failed.
     """
     found = find_study(study)

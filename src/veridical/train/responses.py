@@ -77,7 +77,7 @@ class Sampling:
         """Refuse to have a server sample what it could not load, before anything is loaded.
 
         Raises:
-            UserError: what is trained is no adapter that a server takes, or an option of the
+            UserError: what is trained is not an adapter that a server takes, or an option of the
                 server makes no sense.
         """
         if self.engine is None:

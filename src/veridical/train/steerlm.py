@@ -83,7 +83,7 @@ def marks_of(ratings: Sequence[Rating], answer: str) -> dict[str, int]:
     """The five marks of a response.
 
     Raises:
-        RefusedRowError: one is missing, or is no whole number from 0 to 4.
+        RefusedRowError: one is missing, or is not a whole number from 0 to 4.
     """
     found = {row["aspect"]: row["value"] for row in ratings if row["answer"] == answer}
     for name in ATTRIBUTES:

@@ -20,7 +20,7 @@ class Block:
 
 
 def blocks(text: str) -> list[Block]:
-    """The blocks of a text; what is no heading or list is a paragraph."""
+    """The blocks of a text; what is not a heading or list is a paragraph."""
     found: list[Block] = []
     for part in re.split(r"\n\s*\n", text[:LONGEST].strip()):
         lines = [line.rstrip() for line in part.splitlines() if line.strip()]

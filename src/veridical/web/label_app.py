@@ -215,7 +215,7 @@ def _store_event(labeling: Labeling, name: str, key: str, content: Mapping[str, 
     task, step, value = content.get("task"), content.get("step"), content.get("value")
     seconds = content.get("seconds")
     if not isinstance(task, int) or isinstance(task, bool) or task not in store.dealt[name]:
-        raise UserError("task is no comparison of this annotator.")
+        raise UserError("task is not a comparison of this annotator.")
     if not isinstance(seconds, int | float) or isinstance(seconds, bool):
         raise UserError("seconds must be a number.")
     spent = possible_seconds(seconds)

@@ -71,8 +71,8 @@ class Judgment:
 
 
 def possible_seconds(said: float) -> float:
-    """What a comparison took, by what was sent: within limits, and 0 for what is no time."""
-    # An integer of hundreds of digits is no float; comparing it is safe.
+    """What a comparison took, by what was sent: within limits, and 0 for what is not time."""
+    # An integer of hundreds of digits is not a float; comparing it is safe.
     if said != said or said <= 0:
         return 0.0
     return float(min(said, LONGEST_SECONDS)) if said != float("inf") else 0.0

@@ -29,7 +29,7 @@ LETTERS = {"first": "A", "second": "B"}
 SIDES = {letter: side for side, letter in LETTERS.items()}
 CHOICES = {"A": "A", "B": "B", "same": "The same", "unsure": "Can't tell", "broken": "Broken"}
 OTHERS = "other_responses"
-"""Responses of annotators whose names are no UUIDs: Argilla would refuse them among its own."""
+"""Responses of annotators whose names are not UUIDs: Argilla would refuse them among its own."""
 CONFIG = """<View>
   <Image name="image" value="$image"/>
   <Text name="prompt" value="$prompt"/>
@@ -196,7 +196,7 @@ def import_file(store: LabelStore, path: Path) -> str:
 
 
 def _check_marks(path: Path, task: int, value: str, answers: tuple[str, str]) -> None:
-    """Refuse marks that are no stretches of the answers: once stored, nobody could read the log.
+    """Refuse marks that are not stretches of the answers: once stored, nobody could read the log.
 
     Raises:
         UserError: names the comparison.

@@ -150,7 +150,7 @@ class Notes:
         self._known = {}
         for row in read_jsonl(self.path) if state is not None else ():
             if not isinstance(row, dict) or not isinstance(row.get("id"), str):
-                raise UserError(f"{self.path} is no file of notes; name another with --notes.")
+                raise UserError(f"{self.path} is not a file of notes; name another with --notes.")
             note = RowNote(
                 row["id"],
                 int(row.get("row") or 0),

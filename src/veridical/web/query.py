@@ -108,7 +108,7 @@ def read_query(values: Mapping[str, Sequence[str]]) -> Query:
         raise UserError(f"An address may have {MOST_FILTERS} filters; this one has {len(filters)}.")
     page = one("page") or "1"
     if not (page.isascii() and page.isdigit() and len(page) < 10 and int(page)):
-        raise UserError(f"page={page[:40]} is no page; give a number from 1.")
+        raise UserError(f"page={page[:40]} is not a page; give a number from 1.")
     if one("marked") not in MARKED:
         raise UserError(
             f"marked={one('marked')[:40]} is none of {', '.join(filter(None, MARKED))}."
@@ -136,8 +136,8 @@ def read_filter(text: str) -> Filter:
     match = _FILTER.fullmatch(text)
     if match is None or not match[1].strip():
         raise UserError(
-            f"where={text[:80]} is no filter. Write a field, one of {' '.join(OPERATORS)}, and a "
-            "value."
+            f"where={text[:80]} is not a filter. Write a field, one of {' '.join(OPERATORS)}, and "
+            "a value."
         )
     if len(text) > LONGEST:
         raise UserError(f"A filter may have {LONGEST} letters; one has {len(text):,}.")

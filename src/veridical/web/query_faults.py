@@ -30,7 +30,7 @@ def query_faults(
     """
     unknown = [name for name in others if name not in PARAMETERS]
     found = [
-        f"{name[:80]} is no part of an address and does nothing.{_near(name, PARAMETERS)}"
+        f"{name[:80]} is not part of an address and does nothing.{_near(name, PARAMETERS)}"
         for name in unknown[:MOST_OTHERS]
     ]
     for one in query.filters:

@@ -22,7 +22,7 @@ def report_sets(page: Path) -> list[list[Path]]:
     """The folders of each set, in the order of the report's links.
 
     Raises:
-        UserError: the page is no report with answers or pairs, or a folder is not there any more.
+        UserError: the page is not a report with answers or pairs, or a folder is gone.
     """
     names = _named(page)
     if not names:

@@ -23,7 +23,7 @@ async def sent(request: Request) -> Mapping[str, object]:
     except JSON_ERRORS as error:
         raise UserError(f"What was sent is not JSON: {str(error)[:200]}.") from error
     if not isinstance(content, Mapping):
-        raise UserError("What was sent is no JSON object.")
+        raise UserError("What was sent is not a JSON object.")
     return content
 
 

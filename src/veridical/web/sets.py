@@ -114,7 +114,7 @@ class ViewedSet:
         """The bytes of an image's file, or the file.
 
         Raises:
-            ImageError: it is no file under the set's folder, or the set was changed meanwhile.
+            ImageError: it is not a file under the set's folder, or the set was changed meanwhile.
         """
         if image.column:
             if self.change:  # its rows may be others now, and their images too

@@ -84,7 +84,7 @@ def remove_scenes(folder: Path) -> None:
     """
     rows = read_json(folder / SCENES)
     if not isinstance(rows, list) or not all(map(_is_scene, rows)):
-        raise UserError(f"{folder / SCENES} is no list of scenes. Remove {folder} yourself.")
+        raise UserError(f"{folder / SCENES} is not a list of scenes. Remove {folder} yourself.")
     for row in rows:
         (folder / "images" / f"{row['id']}.png").unlink(missing_ok=True)
     with contextlib.suppress(OSError):  # something else is there

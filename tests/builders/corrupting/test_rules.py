@@ -93,7 +93,7 @@ NOTHING_BUT_FOX = Habits({}, {"fox": 1.0})
 def test_no_option_is_in_the_image_or_in_the_answer() -> None:
     habits = habits_of([["fox", "wolf", "owl", "ant"]], WORDS)
     (site,) = object_sites("A fox and an ant.", ["fox", "wolf"], WORDS, habits, "random")
-    # "ant" is named but not listed, so it is no true mention; wolf is there, ant is named.
+    # "ant" is named but not listed, so it is not a true mention; wolf is there, ant is named.
     assert site.was == "fox"
     assert set(site.options) == {"owl", "knife", "orange"}
 

@@ -230,7 +230,7 @@ def test_rlhf_v() -> None:
     assert "is not JSON" in reasons(imported("rlhf-v", RLHF_V | {"text": '{"question": "Q'}))[0]
     half = RLHF_V | {"text": '{"question": "Q?", "chosen": "A."}'}
     assert reasons(imported("rlhf-v", half)) == ["rejected: is missing"]
-    assert reasons(imported("rlhf-v", RLHF_V | {"text": None})) == ["text: is no text"]
+    assert reasons(imported("rlhf-v", RLHF_V | {"text": None})) == ["text: is not text"]
 
 
 @pytest.mark.parametrize("name", ["rlaif-v", "tpo"])
@@ -247,7 +247,7 @@ def test_vlfeedback_in_both_forms_of_its_completions() -> None:
     # Response B has two ratings of three: its "N/A" is named, and no number.
     assert [rating["value"] for rating in record["ratings"]] == [5, 4, 3, 2, 1]
     assert reasons(imported("vlfeedback", VLFEEDBACK)) == [
-        "ratings: response 1, Ethical Considerations: 'N/A' is no number"
+        "ratings: response 1, Ethical Considerations: 'N/A' is not a number"
     ]
     completions: list[Row] = VLFEEDBACK["completions"]  # type: ignore[assignment]
     lists = {name: [one[name] for one in completions] for name in completions[0]}
@@ -367,7 +367,7 @@ def test_ha_dpo(tmp_path: Path) -> None:
     rules = Rules(image_table=table, questions=["Describe."])
     row = {"id": "9", "chosen": ["A.", "B."], "rejected": ["C.", "A."]}
     records = imported("ha-dpo", row, rules=rules)
-    # Two by two, of which (A., A.) is no pair.
+    # Two by two, of which (A., A.) is not a pair.
     assert [said(one)[1:] for one in records if isinstance(one, dict)] == [
         ("A.", "C."),
         ("B.", "C."),

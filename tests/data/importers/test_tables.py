@@ -1,4 +1,4 @@
-"""CSV and TSV files: every cell is a text, and what is no row is named with its number."""
+"""CSV and TSV files: every cell is a text, and what is not a row is named with its number."""
 
 from __future__ import annotations
 

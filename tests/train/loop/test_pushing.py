@@ -211,7 +211,7 @@ def test_a_fine_grained_token_that_may_write_is_taken(hub: Hub) -> None:
 
 @pytest.mark.parametrize("name", ["model", "a/b/c", "a/b--c", "/tmp/model", "a/b c", ""])
 def test_what_is_no_repository_is_refused(name: str, hub: Hub) -> None:
-    assert "is no repository" in refused(push_to_hub=name)
+    assert "is not a repository" in refused(push_to_hub=name)
     assert not hub.asked
 
 

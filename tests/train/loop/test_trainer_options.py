@@ -41,7 +41,7 @@ def test_what_transformers_takes_goes_through_unchanged() -> None:
         ({"output_dir": "x"}, ["trainer.output_dir", "set --out"]),
         ({"max_grad_nrm": 1.0}, ["trainer.max_grad_nrm", "did you mean max_grad_norm?"]),
         ({"learnin_rate": 1.0}, ["trainer.learnin_rate", "set --learning-rate"]),
-        ({"zzzz": 1.0}, ["trainer.zzzz is no option"]),
+        ({"zzzz": 1.0}, ["trainer.zzzz is not an option"]),
         ({"max_grad_norm": "1e-5"}, ["trainer.max_grad_norm takes float, not '1e-5'"]),
         ({"logging_first_step": 1}, ["trainer.logging_first_step takes bool, not 1"]),
         ({"save_total_limit": True}, ["takes int, not True"]),

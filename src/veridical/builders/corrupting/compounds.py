@@ -29,7 +29,7 @@ _ANYWHERE = _words(
     "too toward towards two under underneath unless until up upon upside us very via was we were "
     "what when where which while who whose will with within without would yet you your"
 )
-"""Words that are no part of a compound on either side: of grammar, of place, of time."""
+"""Words that are not part of a compound on either side: of grammar, of place, of time."""
 _BEFORE = _ANYWHERE | _words(
     "three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
     "twenty thirty fifty dozen first second third fourth last various numerous multiple "
@@ -89,7 +89,7 @@ _VERBS = _words(
     "gather give go hide imply include indicate interact make navigate observe occupy perform "
     "provide receive remain represent resemble seem suggest surround take vary wander"
 )
-"""Verbs that are no nouns. Their number says little: "the color of the dogs suggests"."""
+"""Verbs that are not nouns. Their number says little: "the color of the dogs suggests"."""
 _PLURAL_VERBS = _words(
     "carry catch cross dangle eat face fill fly gaze glide graze grow hang help hold jump keep "
     "lay lean lie live look move offer play pull reach reflect relax rest run serve sit sleep "

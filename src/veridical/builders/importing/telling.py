@@ -119,7 +119,7 @@ def too_many(work: Conversion, most: float, kept: Path | None) -> str:
     """Why a set is refused of which too many records can't be made."""
     report, name = work.report, work.source.name
     left = [*report.skipped, *report.by_rule, *report.parts]
-    missing = any("is no file under" in row["reason"] for row in left)
+    missing = any("is not a file under" in row["reason"] for row in left)
     pictures = (
         "\nName the folder of the images with --images-root, or leave them out with --images drop."
         if missing

@@ -154,7 +154,7 @@ def write_card(path: Path, described: SetDescription) -> None:
 
 
 def _of_hub(stated: str) -> str:
-    """The hub's identifier for what a set's page states; `OTHER` where that is no license."""
+    """The hub's identifier for what a set's page states; `OTHER` where that is not a license."""
     with contextlib.suppress(UserError):
         return license_identifier(stated)
     return OTHER

@@ -58,7 +58,7 @@ def _advice(error: Exception) -> str:
     """What to do about an error."""
     status = getattr(getattr(error, "response", None), "status_code", 0)
     if isinstance(error, json.JSONDecodeError):
-        return "The reply is no JSON: check HF_ENDPOINT, and whether a proxy stands between."
+        return "The reply is not JSON: check HF_ENDPOINT, and whether a proxy stands between."
     if status >= SERVER_FAILS:
         return "The hub fails: try again later."
     return "Set HF_TOKEN to a token that may write, and check the name (owner/name)."

@@ -170,11 +170,11 @@ def finished(
     rules: Rules,
     kind: Kind,
 ) -> dict[str, object]:
-    """A row of ours with the rules applied, and a `source` where it was no record before.
+    """A row of ours with the rules applied, and a `source` where it was not a record before.
 
     Args:
         made: the row.
-        held: what an export kept beside it; None where it is no export.
+        held: what an export kept beside it; None where it is not an export.
         place: where the foreign row is.
         one: what the set was taken for.
         rules: to apply.
@@ -259,7 +259,7 @@ def _begin_answers(row: dict[str, object], rules: Rules) -> None:
     for name in ("chosen", "rejected"):
         answer = row.get(name)
         if not isinstance(answer, str) or not isinstance(beginning, str):
-            raise RowError("context", f"can't begin {name}, as one of them is no text")
+            raise RowError("context", f"can't begin {name}, as one of them is not text")
         row[name] = joined(beginning, answer).lstrip()
     if rules.context == "prefix" and isinstance(beginning, str):
         row["answer_prefix"] = beginning.strip()

@@ -59,7 +59,9 @@ def rows(
         for aspect, value in _ratings(one.get("annotations")).items():
             rating = _number(value)
             if rating is None:
-                yield PartError("ratings", f"response {number}, {aspect}: {value!r} is no number")
+                yield PartError(
+                    "ratings", f"response {number}, {aspect}: {value!r} is not a number"
+                )
             else:
                 ratings.append({"answer": name, "aspect": aspect, "value": rating})
         texts.append(text)

@@ -57,7 +57,7 @@ def gathered(
     Rows of a prompt need not stand together: they wait in a temporary file, not in memory.
 
     Args:
-        rows: of one response each; what is no object comes out as it is.
+        rows: of one response each; what is not an object comes out as it is.
         one: says which columns rows of a prompt share, and which hold ratings.
         columns: ours to theirs, as in `convert.renamed`.
     """

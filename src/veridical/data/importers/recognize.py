@@ -39,7 +39,7 @@ def recognize(
     """What the first rows of a file are, by their columns and by what these hold.
 
     Args:
-        rows: as they lie in the file; those that are no objects don't count.
+        rows: as they lie in the file; those that are not objects don't count.
         sets: whether they may be of a published set; else they are only of a shape.
         columns: ours to theirs, as the user gives them; a shape is of rows named so.
 
@@ -89,7 +89,7 @@ def _of_shape(
         raw: as they lie in the file.
     """
     fits = [fit for row in rows if (fit := SHAPES[name].fits(row))]
-    # Where only some rows have answers, those that have none are no prompts.
+    # Where only some rows have answers, those that have none are not prompts.
     fit = next((one for one in fits if one.kind != "prompt"), fits[0] if fits else None)
     if fit is None:
         return None
@@ -138,7 +138,7 @@ def find_set(
         return found or Recognized(NamedSet(name, name, "preference"), AS_ASKED)
     if name != AUTO:
         known = ", ".join([AUTO, *SETS, *TOOLS, *SHAPES])
-        raise UserError(f"--as {name} is no known set or shape; choose of {known}.")
+        raise UserError(f"--as {name} is not a known set or shape; choose of {known}.")
     found = recognize(rows, columns=columns)
     if found is None:
         raise _unknown(rows, source)

@@ -113,7 +113,7 @@ class Rules:
             self.image_path.format(id=1, name="a.jpg", path="b/a.jpg", stem="a")
         except (ValueError, KeyError, IndexError, AttributeError) as error:
             raise UserError(
-                f"--image-path {self.image_path!r} is no pattern ({error}); use "
+                f"--image-path {self.image_path!r} is not a pattern ({error}); use "
                 f"{', '.join('{' + name + '}' for name in PATTERN_FIELDS)}."
             ) from error
         if not any(fields):

@@ -221,7 +221,9 @@ def _unread(path: Path, files: Sequence[Path]) -> str:
 def _open_hub(name: str, config: str | None, split: str, revision: str | None) -> Source:
     host = hub_host()
     if host and not can_look_up(host):
-        raise UserError(f"{name} is no file or folder here, and the hub ({host}) can't be reached.")
+        raise UserError(
+            f"{name} is not a file or folder here, and the hub ({host}) can't be reached."
+        )
     try:
         commit = HfApi().dataset_info(name, revision=revision).sha or ""
     except MemoryError:
@@ -276,7 +278,7 @@ def _refusal(name: str, revision: str | None, error: BaseException) -> str | Non
         )
     if any(isinstance(one, RepositoryNotFoundError) for one in causes):
         return (
-            f"{name} is no set on the hub that this token may read. Check the name; for a private "
-            "set, set HF_TOKEN to a token that may read it."
+            f"{name} is not a set on the hub that this token may read. Check the name; for a "
+            "private set, set HF_TOKEN to a token that may read it."
         )
     return None

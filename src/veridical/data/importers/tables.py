@@ -24,7 +24,7 @@ LONGEST = 16 * 2**20
 def table_rows(path: Path) -> Iterator[tuple[int, object]]:
     """Each row with its number, counted from 1 below the header; an empty cell is None.
 
-    Blank lines are no rows. A row with more or fewer cells than the header comes as a `RowError`.
+    Blank lines are not rows. A row with more or fewer cells than the header comes as a `RowError`.
 
     Raises:
         UserError: the file can't be read, has no header or one with a name twice, is not UTF-8, has

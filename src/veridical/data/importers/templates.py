@@ -18,12 +18,12 @@ def without_template(prompt: object, marks: Sequence[str]) -> list[dict[str, str
         marks: what begins a user's turn, and what begins an assistant's.
 
     Raises:
-        RowError: it is no text, or has no user's turn by these marks.
+        RowError: it is not text, or has no user's turn by these marks.
     """
     if isinstance(prompt, list) and len(prompt) == 1 and isinstance(prompt[0], Mapping):
         prompt = prompt[0].get("content")
     if not isinstance(prompt, str):
-        raise RowError("prompt", "is no text that a template could be taken from")
+        raise RowError("prompt", "is not text that a template could be taken from")
     user, assistant = marks
     parts = re.split(f"({re.escape(user)}|{re.escape(assistant)})", prompt)
     turns = [

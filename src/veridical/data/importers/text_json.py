@@ -39,7 +39,7 @@ def rows(
 
 def _parsed(text: object) -> Mapping[str, object]:
     if not isinstance(text, str):
-        raise RowError("text", "is no text")
+        raise RowError("text", "is not text")
     try:
         held = parse_json(text)
     except JSON_ERRORS as error:

@@ -21,7 +21,7 @@ def webdataset_rows(path: Path) -> Iterator[tuple[int, Any]]:
     """Rows numbered from 1: `KEY.json`, with the images `KEY.jpg` or `KEY.0.jpg`, ... as bytes.
 
     Raises:
-        UserError: it is no tar file, or is cut off, or was written to meanwhile.
+        UserError: it is not a tar file, or is cut off, or was written to meanwhile.
     """
     with unchanged(path):
         try:
@@ -55,7 +55,7 @@ def _row(files: dict[str, bytes]) -> object:
     except JSON_ERRORS as error:
         return RowError("row", f"its .json is not JSON ({error_in_words(error)})")
     if not isinstance(row, dict):
-        return RowError("row", "its .json is no object")
+        return RowError("row", "its .json is not an object")
     if "txt" in files:
         row.setdefault("caption", files["txt"].decode(errors="replace"))
     images = [name for name in files if PurePosixPath(f"a.{name}").suffix in IMAGE_SUFFIXES]

@@ -40,8 +40,8 @@ _LAST_OF_MANY = regex.compile(
     r"(?<!\p{L})(?:etc|usw|osv|enz|ecc|itd|itp|atd|v\.\s?v|т\.\s?[дп]|\d{3,4}\s?г)\.(?=\s+\p{Lu})"
 )
 _SHORT = regex.compile(rf"(?<![\p{{L}}\p{{M}}\d]){_LETTERS}\.\Z")
-# Symbols of units have no full stop of their own, and what follows one with a capital is no part of
-# what was counted. In Arabic, م behind a year means AD.
+# Symbols of units have no full stop of their own, and what follows one with a capital is not part
+# of what was counted. In Arabic, م behind a year means AD.
 _UNITS = (
     r"[mcdk]?m[²³]?|k?m/h|[mk]?g|t|[mcd]?l|s|h|°[CF]|ft|lbs?|oz|kr|zł"
     r"|[мсдк]?м[²³]?|км/ч|м?г|кг|т|м?л|с|ч|руб|грн|коп|чел|шт|экз|тыс|млн|млрд"

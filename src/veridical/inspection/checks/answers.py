@@ -52,7 +52,7 @@ _HINTS = (
 def refusal_in(answer: str) -> str | None:
     """The words by which an answer refuses; None if it answers, if only in part.
 
-    A hedge is no refusal: "I can't tell the breed, but it is a brown dog."
+    A hedge is not a refusal: "I can't tell the breed, but it is a brown dog."
     """
     head = answer[:FIRST]
     lower = head.lower()

@@ -11,7 +11,7 @@ NAME = "images"
 _FIXES = (
     ("is a URL", "save the image first, and write its path: no image is ever fetched"),
     ("leads out of", "set --images-root to a folder above it"),
-    ("is no file under", "put the file there, or set --images-root to the folder that paths are "
+    ("is not a file under", "put the file there, or set --images-root to the folder that paths are "
      "relative to"),
 )  # fmt: skip
 """What a problem says, and what to do then."""

@@ -59,7 +59,7 @@ class Client:
 
         Args:
             address: where and how patiently.
-            malformed_again: whether to try again after a reply that is no completion; not where
+            malformed_again: whether to try again after a reply that is not a completion; not where
                 such a reply may have been paid for and is counted.
         """
         self.address, self.malformed_again = address, malformed_again

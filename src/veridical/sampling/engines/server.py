@@ -115,14 +115,14 @@ def server_url(settings: ServerSettings, option: str = "endpoint") -> str:
     """Where to ask.
 
     Raises:
-        UserError: it is no address, or holds a password or key, which run.json would keep.
+        UserError: it is not an address, or holds a password or key, which run.json would keep.
     """
     url = settings.url or os.environ.get("OPENAI_BASE_URL") or OPENAI
     try:
         parts = urlsplit(url)
-        parts.port  # noqa: B018 - raises where it is no number
+        parts.port  # noqa: B018 - raises where it is not a number
     except ValueError:
-        raise UserError(f"--{option}.url is no address (its host or port).") from None
+        raise UserError(f"--{option}.url is not an address (its host or port).") from None
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise UserError(f"--{option}.url has to begin with http:// or https:// and name a host.")
     if parts.username or parts.password or parts.query or parts.fragment:

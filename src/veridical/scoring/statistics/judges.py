@@ -20,7 +20,7 @@ class JudgeVariance:
         agreement: intraclass correlation, the share of the replies' variance that is between
             answers; 1 is a judge that always says the same, 0 or less one that says anything.
         of_mean: standard error that the disagreement gives the mean of these answers, with replies
-            taken as independent. Replies in two orders are no repeats: a preference for a place,
+            taken as independent. Replies in two orders are not repeats: a preference for a place,
             which asking again would not change, counts as disagreement.
     """
 

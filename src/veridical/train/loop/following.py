@@ -70,8 +70,8 @@ class Following:
             )
         if training.tuning != "full" and self.reference_mix != 1:
             raise UserError(
-                "A mixture of two adapters' products is no adapter of that rank: --reference-mix "
-                "below 1 needs --tuning full. With adapters leave it at 1."
+                "A mixture of two adapters' products is not an adapter of that rank: "
+                "--reference-mix below 1 needs --tuning full. With adapters leave it at 1."
             )
         if processes.shares_out_weights():
             raise UserError(
@@ -82,7 +82,7 @@ class Following:
     def tell_idle(self, steps: int) -> None:
         """Say where the reference would stay as it is in every step.
 
-        That is no error: the run may be extended, or only tried.
+        That is not an error: the run may be extended, or only tried.
 
         Args:
             steps: optimizer steps of the whole run.

@@ -26,7 +26,7 @@ def check_weights(weights: Sequence[float] | None, files: int) -> None:
         )
     for weight in weights:
         if not 0 < weight < math.inf:
-            raise UserError(f"--data-weights: {weight:g} is no share; give numbers above 0.")
+            raise UserError(f"--data-weights: {weight:g} is not a share; give numbers above 0.")
 
 
 def mixed(files: Sequence[int], weights: Sequence[float], seed: int) -> list[int]:

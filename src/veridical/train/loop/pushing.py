@@ -34,7 +34,7 @@ def check_push(training: Training) -> None:
     """Find out before training whether the model can be pushed at its end; nothing is written.
 
     Raises:
-        UserError: the name is no repository's, there is no network or token, the token may not
+        UserError: the name is not a repository's, there is no network or token, the token may not
             write there, or a repository of that name is public and a private one was asked for.
     """
     name = training.push_to_hub
@@ -130,10 +130,10 @@ def _check_name(name: str) -> None:
         validate_repo_id(name)
     except HFValidationError as error:
         raise UserError(
-            f"--push-to-hub {name} is no repository: {_reason(error)}. Give OWNER/NAME."
+            f"--push-to-hub {name} is not a repository: {_reason(error)}. Give OWNER/NAME."
         ) from error
     if name.count("/") != 1:
-        raise UserError(f"--push-to-hub {name} is no repository; give OWNER/NAME.")
+        raise UserError(f"--push-to-hub {name} is not a repository; give OWNER/NAME.")
 
 
 def _check_rights(name: str, who: Any) -> None:

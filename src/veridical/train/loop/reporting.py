@@ -126,7 +126,7 @@ class Trackers:
             callback.on_train_begin(self.arguments, self.state, self.control, model=model)
 
     def log(self, row: Mapping[str, Any], model: PreTrainedModel) -> None:
-        """Report a row of the log; what is no number stays in the file."""
+        """Report a row of the log; what is not a number stays in the file."""
         self.state.global_step = row["step"]
         prefix = "eval_" if row["split"] == "eval" else ""
         figures = {

@@ -44,7 +44,7 @@ def see_alike(policy: Policy, frozen: Policy | None, model_dropout: bool) -> boo
 
 
 def _vision_side(core: PreTrainedModel) -> dict[str, nn.Module]:
-    """Every module that is no part of the language model, by its name."""
+    """Every module that is not part of the language model, by its name."""
     sides = (core.get_decoder(), core.get_output_embeddings(), core.get_input_embeddings())
     language = {id(module) for side in sides for module in side.modules()}
     return {name: m for name, m in core.named_modules() if id(m) not in language}

@@ -22,7 +22,7 @@ WEIGHTS = "trained.safetensors"
 
 def trained_parameters(model: PreTrainedModel) -> dict[str, Tensor]:
     """Every parameter that is trained, by its name in memory."""
-    # Wrappers, of FSDP2's activation checkpointing and our own, are no part of the name.
+    # Wrappers, of FSDP2's activation checkpointing and our own, are not part of the name.
     return {
         name.replace("_checkpoint_wrapped_module.", "").removeprefix("policy_model."): parameter
         for name, parameter in model.named_parameters()

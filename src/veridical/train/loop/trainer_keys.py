@@ -91,7 +91,7 @@ REFUSED: Mapping[str, str] = {
     "use_cache": "training reads whole rows, so there is nothing to keep",
     "average_tokens_across_devices": "losses are over the whole global batch in any case",
     "include_num_input_tokens_seen": "the log has the tokens of answers instead",
-    "logging_nan_inf_filter": "a loss that is no number ends the run",
+    "logging_nan_inf_filter": "a loss that is not a number ends the run",
     "log_on_each_node": "the first process writes the log",
     "skip_memory_metrics": "set --dry-run true to see what memory a step takes",
     "save_on_each_node": "the first process writes checkpoints; --out has to be shared",

@@ -218,7 +218,7 @@ def resolve_trainer_options(trainer: Mapping[str, object] | None, loop: Loop) ->
             raise UserError(f"trainer.{key} can't be set here: {instead[key]}.")
         if key not in known:
             raise UserError(
-                f"trainer.{key} is no option of Transformers' TrainingArguments"
+                f"trainer.{key} is not an option of Transformers' TrainingArguments"
                 f"{_nearest(key, known, instead)}."
             )
         if key not in HONORED[loop]:
