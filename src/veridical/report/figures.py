@@ -78,15 +78,14 @@ LONGEST_LABEL = 20
 
 @contextmanager
 def canvas(
-    left: float, bottom: float, top: float, height: float = SIZE[1]
+    left: float, bottom: float, top: float, height: float = SIZE[1], width: float = SIZE[0]
 ) -> Iterator[tuple[Figure, Axes]]:
-    """A figure with one set of axes in the page's style; margins and height in inches.
+    """A figure with one set of axes in the page's style; margins and size in inches.
 
     Margins are given because working them out draws every figure twice.
     """
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(SIZE[0], height))
-        width = SIZE[0]
+        figure = Figure(figsize=(width, height))
         box = (
             left / width,
             bottom / height,

@@ -46,7 +46,8 @@ def forest(effects: Sequence[Effect], difference: float) -> Plot | None:
     scale = 100.0 if metric.unit == "percent" else 1.0
     words = []
     left = 0.25 + 0.075 * max(len(arm_label(effect.arm)) for effect in drawn)
-    with canvas(left, bottom=0.46, top=0.05, height=0.7 + 0.3 * len(drawn)) as (figure, axes):
+    height, width = 0.7 + 0.3 * len(drawn), 2 * SIZE[0]
+    with canvas(left, bottom=0.46, top=0.05, height=height, width=width) as (figure, axes):
         axes.axvspan(-difference * scale, difference * scale, color="#eef1f3", linewidth=0)
         axes.axvline(0.0, color="#9aa3ad", linewidth=1)
         for place, effect in enumerate(drawn):
@@ -64,7 +65,7 @@ def forest(effects: Sequence[Effect], difference: float) -> Plot | None:
         axes.tick_params(axis="y", length=0)
         axes.spines["left"].set_visible(False)
         axes.set_xlabel("points" if metric.unit == "percent" else "")
-        axes.xaxis.set_major_locator(MaxNLocator(nbins=5))
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=10))
         title = f"{metric.label}: difference from {drawn[0].baseline}"
         return Plot(title, embed_svg(figure), f"{title}: {'; '.join(words)}.")
 
