@@ -131,7 +131,7 @@ def test_our_own_list_covers_the_80_classes() -> None:
 @pytest.mark.parametrize("content", [["dog"], {"dog": "puppy"}, {"dog": [1]}])
 def test_what_is_no_vocabulary_is_refused(tmp_path: Path, content: object) -> None:
     write_json(tmp_path / "v.json", content)
-    with pytest.raises(UserError, match="no vocabulary"):
+    with pytest.raises(UserError, match="not a vocabulary"):
         read_vocabulary(tmp_path / "v.json")
 
 

@@ -108,7 +108,7 @@ def test_other_questions_and_other_benchmarks_are_refused(tmp_path: Path) -> Non
         compare_runs(base, _pope(tmp_path, "other", ["Yes", "No"], "popular"))
     with pytest.raises(UserError, match="different benchmarks"):
         compare_runs(base, _chair(tmp_path, "chair", GOOD, OBJECTS))
-    with pytest.raises(UserError, match="no evaluation"):
+    with pytest.raises(UserError, match="not an evaluation"):
         compare_runs(base, tmp_path)
 
 

@@ -179,7 +179,7 @@ def test_options_go_to_the_benchmark_that_they_name() -> None:
         ({"subject": Subject(answers=[Path("a")])}, "--answers are of one benchmark"),
         ({"options": ["pope"]}, "not of the form pope.per_image=1"),
         ({"options": ["pope.auc=1", "pope.auc=0"]}, "pope.auc twice"),
-        ({"options": ["pope.instruction=[1"]}, "no YAML"),
+        ({"options": ["pope.instruction=[1"]}, "not YAML"),
         ({"options": ["pope.per_imag=1"]}, r"no option 'per_imag' \(did you mean 'per_image'\?"),
         ({"benchmarks": ["gqa"], "options": ["gqa.file=x"]}, r"\(did you mean 'files'\?"),
         ({"benchmarks": ["gqa"]}, r"gqa needs --options gqa.files=\.\.\., not given. Give them\.$"),

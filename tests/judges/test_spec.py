@@ -51,7 +51,7 @@ def test_training_opens_its_judge_where_builders_do(
         opened.append(name)
         return load_policy(name)
 
-    monkeypatch.setattr(module, "load_policy", load)
+    monkeypatch.setattr(module, "load_placed", load)
     told: list[Policy] = []
     place = JudgeRuntime(tmp_path, on_model=told.append)
     open_comparison(Judging(judge="local:embedded"), place)

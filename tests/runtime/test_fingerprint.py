@@ -163,7 +163,7 @@ def test_a_new_commit_counts_before_it_is_downloaded(
 
 @pytest.mark.parametrize("name", ["nobody/nothing-of-this-name", "./nothing", "a name"])
 def test_a_name_alone_is_no_fingerprint(name: str, commit: Commit) -> None:
-    with pytest.raises(UserError, match=r"no folder here|does not exist"):
+    with pytest.raises(UserError, match=r"not a folder here|does not exist"):
         fingerprint(name)
 
 

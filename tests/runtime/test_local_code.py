@@ -58,7 +58,7 @@ def test_what_was_imported_stands_in_run_json(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_imported_is_told(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no Python file"):
+    with pytest.raises(UserError, match="not a Python file"):
         import_file(tmp_path / "nowhere.py")
     with pytest.raises(UserError, match="would hide the module 'json'"):
         import_file(write(tmp_path, "json.py", ""))

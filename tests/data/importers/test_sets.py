@@ -544,7 +544,7 @@ def test_an_object_of_lists_must_be_even(uneven: Row) -> None:
 @pytest.mark.parametrize("value", [True, "1_0", "nan", "4/5"])
 def test_what_is_no_rating_is_named(value: object) -> None:
     row = {"prompt": "q", "completions": [{"response": "a", "annotations": {"H": value}}]}
-    assert "no number" in reasons(imported("groups", row))[0]
+    assert "not a number" in reasons(imported("groups", row))[0]
 
 
 @pytest.mark.parametrize("ranks", [[float("nan"), 1], [1, float("nan")], [True, False], ["1", "2"]])
