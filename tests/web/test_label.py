@@ -147,7 +147,9 @@ def test_a_comparison_becomes_a_pair_with_who_said_so(tmp_path: Path) -> None:
     assert "Krippendorff" in page.client.get("/overview").text
 
 
-def test_a_vote_beside_one_who_could_not_tell_is_no_full_agreement(tmp_path: Path) -> None:
+def test_a_vote_beside_one_who_could_not_tell_is_no_full_agreement(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     page = Page(tmp_path, "--annotators", "anna", "ben", "zoe", "--overlap", "1", count=4)
     by_row = {one.row.id: one.task for one in page.store.comparisons()}
     said = {
@@ -173,6 +175,10 @@ def test_a_vote_beside_one_who_could_not_tell_is_no_full_agreement(tmp_path: Pat
     )
     assert read_json(page.out / "summary.json")["min_votes"] == 2
     assert cli.main([*page.words, "--export", "pairs", "--min-votes", "3"]) == 2
+    assert "No answer has --min-votes 3 yet" in capsys.readouterr().err
+    empty = Page(tmp_path / "none")
+    assert cli.main([*empty.words, "--export", "pairs", "--min-votes", "3"]) == 2
+    assert "Nothing is decided yet, so there is no pair to write.\n" in capsys.readouterr().err
 
 
 def test_a_folder_of_images_that_is_a_link_to_itself_ends_in_no_traceback(tmp_path: Path) -> None:
@@ -753,3 +759,14 @@ def test_guidelines_are_read_again_and_shown_as_text(tmp_path: Path) -> None:
         "list",
         "paragraph",
     ]
+
+
+def test_numbers_of_guidelines_stay_where_lists_are_apart(tmp_path: Path) -> None:
+    """Annotators say "rule 2" to each other."""
+    page = Page(tmp_path)
+    (page.out / "guidelines.md").write_text("Rules:\n1. first\n   - why\n2. second\n\n3. third\n")
+    text = page.client.get("/a/me").text
+    assert "<p>Rules:</p><ol><li>first</li></ol><ul><li>why</li></ul>" in text
+    assert '<ol start="2"><li>second</li></ol><ol start="3"><li>third</li></ol>' in text
+    kinds = [block.kind for block in blocks("We began in\n12. May\n- a\nb")]
+    assert kinds == ["paragraph", "list", "paragraph"]

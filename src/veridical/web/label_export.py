@@ -75,8 +75,11 @@ def export_labels(exporting: Exporting, form: str) -> str:
     decided, skipped = decisions(exporting.store, exporting.min_votes)
     if not decided:
         why = "Nothing is decided yet, so there is no pair to write."
-        if exporting.min_votes > 1:
-            why += f" A pair needs --min-votes {exporting.min_votes}; set a smaller number."
+        if exporting.min_votes > 1 and decisions(exporting.store, 1)[0]:
+            why = (
+                f"No answer has --min-votes {exporting.min_votes} yet, so there is no pair to "
+                "write. Set a smaller number."
+            )
         raise UserError(why)
     undecided = len(skipped)
     # Images are not in memory together; what can't be written is listed on the way.

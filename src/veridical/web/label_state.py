@@ -71,7 +71,7 @@ class Judgment:
 
 
 def possible_seconds(said: float) -> float:
-    """What a comparison took, by what was sent: within limits, and 0 for what is not time."""
+    """What a comparison took, by what was sent: within limits, and 0 for what is not a time."""
     # An integer of hundreds of digits is not a float; comparing it is safe.
     if said != said or said <= 0:
         return 0.0
