@@ -42,7 +42,7 @@ class Attempt:
         iteration: from 1.
         share_masked: of the image tokens.
         cuts: for each sentence that was completed, what `source` says of it.
-        cut_off: completions that ended by their limit; with one of them it is not an attempt.
+        cut_off: completions that reached their limit; an answer with one is not used.
         empty: completions that said nothing.
         limit: of a completion, in tokens.
     """

@@ -89,7 +89,7 @@ def check_similarity(name_or_folder: str) -> None:
 def edit_similarity(one: str, other: str) -> float:
     """Word-level edit similarity in [0, 1]; 1 for texts that differ in no word.
 
-    Case, punctuation and articles are not difference; an empty text is unlike any other. Where
+    Case, punctuation and articles make no difference; an empty text is unlike any other. Where
     words are not told apart by spaces (Chinese, Thai, ...) each character is a word.
 
     Exact at any length. Time grows with the product of the lengths: hundredths of a second for two

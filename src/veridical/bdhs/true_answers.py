@@ -62,7 +62,7 @@ class Rejecting:
     Attributes:
         settings: of the algorithm.
         decoding: of a completion; `max_new_tokens` is its limit. An unguided answer may be longer,
-            see `whole_answer_limit`. What reaches its limit is not a try.
+            see `whole_answer_limit`. An answer with one cut off is not used.
         measure: how alike two answers are.
     """
 

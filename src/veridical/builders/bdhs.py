@@ -64,7 +64,7 @@ def build_bdhs(
         bdhs: how answers are made from the model's bias.
         temperature: of sampling; 1 samples from the model itself.
         max_new_tokens: limit of one completion, in tokens; of an unguided answer at least twice
-            the true one's length. What reaches its limit is not a try.
+            the true one's length. An answer with one cut off is not used.
         batch_size: completions at once.
         reading: how DATA is read.
         caching: where image features are kept, for `--variant mask`.

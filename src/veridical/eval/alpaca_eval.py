@@ -122,7 +122,7 @@ def read_preferences(path: Path) -> list[JsonObject]:
     """Annotations as rows of `answers.jsonl`.
 
     Raises:
-        UserError: a preference is not a number from 1 to 2, and not 0.
+        UserError: a preference is neither a number from 1 to 2 nor 0.
     """
     found = []
     rows = read_json_rows(path)

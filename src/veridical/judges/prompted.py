@@ -46,7 +46,7 @@ class JudgeReply:
         response: `length` if it ended because it was too long, or came incomplete.
         cost: of this reply.
         problem: why there is none, and asking again is of no use; "" if there is one.
-        fault: why what came is not text at all, where asking again may help; "" if it is one.
+        fault: why what came is not text at all, where asking again may help; "" if it is.
     """
 
     response: Response = NOTHING

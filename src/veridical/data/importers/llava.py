@@ -114,7 +114,7 @@ def _turns(value: Any, field: str) -> list[Any]:
 def _text(value: object, field: str) -> str:
     text = value.get("value") if isinstance(value, Mapping) else value
     if not isinstance(text, str):
-        raise RowError(field, "is not text, and no turn with one")
+        raise RowError(field, "is neither text nor a turn with text")
     return text
 
 

@@ -201,7 +201,7 @@ class GroupTrainer(LoadingTrainer):
 
     def _evaluated(self, dataloader: Batches) -> dict[str, float | None]:
         """Means over the held-out rows; empty where none are held out."""
-        # Not the wrapped model: a rank's gradients are not business of the others here. Under
+        # Not the wrapped model: a rank's gradients are no business of the others here. Under
         # FSDP2 the Trainer's model is the sharded one itself.
         self.model.eval()
         if not len(self.eval_dataset):
