@@ -778,6 +778,19 @@ def test_a_dry_run_says_the_command_and_an_import_how_to_measure(
     assert len(read_records(tmp_path / "ours.parquet", "preference").rows) == 1
     assert cli.main(["data", "check", str(tmp_path / "ours.parquet")]) == 0
     assert "`veridical eval label_free MODEL --data" in capsys.readouterr().out
+    fixed = ["--fix", str(tmp_path / "fixed.parquet")]
+    assert cli.main(["data", "check", str(tmp_path / "ours.parquet"), *fixed]) == 0
+    assert f"data split {tmp_path / 'fixed.parquet'} --out" in capsys.readouterr().out
+
+
+def test_a_dry_run_shows_no_command_that_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_jsonl(tmp_path / "a.jsonl", [{"question": "Q?", "chosen": "A.", "rejected": "B."}])
+    given = ["data", "import", str(tmp_path / "a.jsonl"), "--images", "refer", "--dry-run", "--out"]
+    assert cli.main([*given, str(tmp_path / "ours.parquet")]) == 2
+    assert "--images refer goes with a .jsonl file" in capsys.readouterr().err
+    assert cli.main([*given, str(tmp_path / "ours.jsonl")]) == 0
 
 
 @pytest.mark.parametrize("winner", ["winner", "Better one"])
@@ -805,6 +818,10 @@ def test_a_third_answer_is_not_dropped(tmp_path: Path, capsys: pytest.CaptureFix
     write_jsonl(file, [row | {"winner": "A"}])
     words = ["--columns", "a=response_a", "b=response_b", "winner=winner", "--dry-run"]
     assert cli.main(["data", "import", str(file), *words]) == 0
+    write_jsonl(file, [row])
+    assert cli.main(["data", "import", str(file), "--dry-run"]) == 2
+    assert "or --kind prompt to read none." in capsys.readouterr().err
+    assert cli.main(["data", "import", str(file), "--dry-run", "--kind", "prompt"]) == 0
     options = {"question": "Q?", "A": "x", "B": "y", "C": "z", "answer": "B"}
     write_jsonl(file, [options])
     assert cli.main(["data", "import", str(file), "--dry-run"]) == 0

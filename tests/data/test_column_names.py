@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from PIL import Image
 
 from veridical import cli
 from veridical.data.column_names import as_known, known
+from veridical.data.record_flags import own_id
 from veridical.data.record_names import with_own_names
 from veridical.data.records import read_records, text_of
 from veridical.runtime.errors import UserError
@@ -79,6 +81,41 @@ def test_two_answers_and_a_winner(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert '"chosen": "B2", "rejected": "A2"' in told
 
 
+@pytest.mark.parametrize("lacking", [0, 1])
+def test_a_tie_may_lack_its_winner_however_that_is_written(
+    lacking: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = [
+        {"Question": "What?", "Response A": f"A{n}", "Response B": f"B{n}", "Winner": said}
+        for n, said in enumerate("abab")
+    ]
+    del made[lacking]["Winner"]
+    write_jsonl(tmp_path / "a.jsonl", made)
+    assert cli.main(["data", "import", str(tmp_path / "a.jsonl"), "--dry-run"]) == 0
+    told = capsys.readouterr().out
+    assert "Response A is chosen where Winner says 'a', Response B where it says 'b'" in told
+    assert "chosen from Response A, Response B, Winner" in told
+
+
+def test_who_wrote_an_answer_is_noted_however_it_is_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = {"question": "Q?", "chosen": "A.", "rejected": "B.", "Chosen Model": "x", "Note": "n"}
+    write_jsonl(tmp_path / "a.jsonl", [made])
+    given = ["data", "import", str(tmp_path / "a.jsonl"), "--out", str(tmp_path / "ours.jsonl")]
+    assert cli.main(given) == 0
+    told = capsys.readouterr().out
+    assert "Noted in `source`: Chosen Model.\nNot used: Note." in told
+    (row,) = read_records(tmp_path / "ours.jsonl", "preference").rows
+    assert json.loads(row["source"])["chosen_by"] == "x"
+
+
+def test_an_empty_id_does_not_hide_another_spelling() -> None:
+    assert own_id({"id": None, "ID": 7}) == "7"
+    assert own_id({"id": 1, "ID": 7}) == "1"
+    assert own_id({"ID": None}) == ""
+
+
 @pytest.mark.parametrize("more", ["question", "QUESTION", "Question "])
 def test_two_columns_of_one_name_are_refused(
     more: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -91,6 +128,11 @@ def test_two_columns_of_one_name_are_refused(
     assert "are one name" in capsys.readouterr().err
     assert cli.main(["data", "check", str(tmp_path / "a.jsonl")]) in (1, 2)
     assert "are one name" in "".join(capsys.readouterr())
+    write_jsonl(
+        tmp_path / "b.jsonl", [*rows(tmp_path, SPELLED[0]), *rows(tmp_path, SPELLED[0]), *made]
+    )
+    assert cli.main(["data", "check", str(tmp_path / "b.jsonl")]) == 1
+    assert "to fix: keep one of the two columns" in capsys.readouterr().out
     given = ["data", "import", str(tmp_path / "a.jsonl"), "--dry-run", "--columns"]
     assert cli.main([*given, f"prompt={more}"]) == 0
     assert '"prompt": "Which?"' in capsys.readouterr().out

@@ -85,8 +85,8 @@ def data_import(
     SHARE.check("max_bad_fraction", max_bad_fraction)
     if not dry_run:
         out = _writable(out, source)
-        if rules.images == "refer" and out.suffix.lower() != ".jsonl":
-            raise UserError("--images refer goes with a .jsonl file; Parquet holds the bytes.")
+    if rules.images == "refer" and out is not None and out.suffix.lower() != ".jsonl":
+        raise UserError("--images refer goes with a .jsonl file; Parquet holds the bytes.")
     _check_parts(Path(source), subset, split, revision)
     opened = open_source(source, subset, split, revision, images_root)
     since = {path: state_of(path) for path in opened.files}

@@ -33,6 +33,8 @@ def known(*names: Iterable[str]) -> KnownNames:
     return KnownNames(frozenset(every), {squeezed(name): name for name in reversed(every)})
 
 
+TWICE = "are one name, and hold different values"
+"""What is said of two such columns."""
 OF_RECORDS = ("id", "images", "image", *chain(*MESSAGE_FIELDS.values(), *OPTIONAL_FIELDS.values()))
 """Columns of all kinds of records."""
 
@@ -69,8 +71,7 @@ def as_known(row: Mapping[str, object], names: KnownNames) -> dict[str, str]:
         if not {other, name} <= names.exact and row[other] != row[name]:
             raise RowError(
                 ours,
-                f"the columns {other!r} and {name!r} are one name, and hold different values: "
-                "rename one, or take it out",
+                f"the columns {other!r} and {name!r} {TWICE}: rename one, or take it out",
             )
     return found
 

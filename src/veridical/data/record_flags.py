@@ -13,8 +13,10 @@ def own_id(row: object) -> str:
     """The id that a row of a file has, as text; "" if it has none."""
     if not isinstance(row, Mapping):
         return ""
-    name = "id" if "id" in row else next((n for n in row if squeezed(str(n)) == "id"), "id")
-    return whole_text(row.get(name))
+    if row.get("id") is not None:
+        return whole_text(row["id"])
+    named = (value for name, value in row.items() if squeezed(str(name)) == "id")
+    return whole_text(next((value for value in named if value is not None), None))
 
 
 def whole_text(value: object) -> str:

@@ -96,7 +96,8 @@ def data_check(
         written, changes = write_repaired(file, known, root, found.findings, fix, since)
         print("\n".join(_changes(fix, written, changes)))
     usable = found.bad_rows < found.rows
-    if usable and (told := how_to_measure(found.kind, file, images_root)):
+    measured = (file, images_root) if fix is None else (fix, None)
+    if usable and (told := how_to_measure(found.kind, *measured)):
         print(told)
     if any(fail_on in (finding.level, "warning") for finding in found.findings):
         raise FindingsError

@@ -168,6 +168,23 @@ def test_a_broken_list_of_rows_stops(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "two.json is not JSON" in capsys.readouterr().err
 
 
+def test_a_picture_that_is_a_link_to_itself_is_one_bad_row(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        card(tmp_path / "set", name, PAIR)
+    (tmp_path / "set/a.jpg").unlink()
+    (tmp_path / "set/a.jpg").symlink_to("a.jpg")
+    assert len(imported(tmp_path / "set", "--max-bad-fraction", "0.5")) == 1
+    assert skipped(tmp_path / "set") == [("a.json", 1, "images")]
+
+
+def test_files_of_no_split_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("train", "x"):
+        (tmp_path / "set").mkdir(exist_ok=True)
+        write_jsonl(tmp_path / f"set/{name}.jsonl", [PAIR])
+    assert len(imported(tmp_path / "set")) == 1
+    assert "Not read, as no split is in the name: x.jsonl." in capsys.readouterr().out
+
+
 def test_what_an_object_may_hold() -> None:
     assert rows_of({"a": 1}) == [{"a": 1}]
     assert rows_of({"k": PAIR}) == [{"id": "k", **PAIR}]
@@ -184,5 +201,7 @@ def test_splits_by_the_names_of_files() -> None:
         folder / "data/odd-00001-of-00002.parquet",
     ]
     assert by_split(folder, shards) == {"odd": shards}
+    elsewhere = [folder / one.name for one in shards]  # Datasets goes by it in `data` alone
+    assert by_split(folder, elsewhere) == {"train": elsewhere}
     plain = [folder / "one.json", folder / "two.json"]
     assert by_split(folder, plain) == {"train": plain}

@@ -153,7 +153,8 @@ def _check_further(work: Conversion, rows: Sequence[Mapping[str, object]]) -> No
             f"{work.source.name}: the rows have {len(run)} answers ({', '.join(run)}), and "
             f"{', '.join(unread)} would not be read. Write the best one as chosen, another as "
             "rejected, and a list of the rest as more_rejected; or set --columns "
-            f"{shlex.join([f'a={run[0]}', f'b={run[1]}', 'winner=WINNER'])} to read two of them."
+            f"{shlex.join([f'a={run[0]}', f'b={run[1]}', 'winner=WINNER'])} to read two of them"
+            f"{f', or --kind {work.kind} to read none' if work.kind != 'preference' else ''}."
         )
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from veridical.builders.importing.columns import columns_read, winner_in_words
 from veridical.builders.importing.conversion import Conversion
+from veridical.data.column_names import squeezed
 from veridical.data.importers.convert import FACTORS
 from veridical.data.importers.recognize import AS_ASKED
 from veridical.data.importers.sets import SETS
@@ -73,7 +74,8 @@ def told_after(work: Conversion, first: Sequence[object]) -> Iterator[str]:
     report, read = work.report, columns_read(work, first)
     yield f"{counted(work.read, 'rows')} gave {counted(report.made, 'records')}."
     unread = _columns(first) - {name for theirs in read.values() for name in theirs}
-    noted = unread & {name for names in FACTORS.values() for name in names}
+    factors = {squeezed(name) for names in FACTORS.values() for name in names}
+    noted = {name for name in unread if squeezed(name) in factors}
     if noted and read:
         yield f"Noted in `source`: {', '.join(sorted(noted))}."
     if unread - noted and read:

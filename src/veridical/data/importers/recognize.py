@@ -100,14 +100,15 @@ def _of_shape(
 def _as_spelled(rules: Rules, rows: Sequence[Mapping[str, object]], raw: Sequence[object]) -> Rules:
     """The rules with columns of two answers and a winner as the file writes them (`Winner`)."""
     read = {name: (rules.columns or {}).get(name, name) for name in COLUMNS}
-    first = next((row for row in raw if isinstance(row, Mapping)), {})
-    if not all(theirs in row for theirs in read.values() for row in rows):
+    # A row may lack its winner, as where it is a tie.
+    if not all(any(name in row for row in rows) for name in read.values()):
         return rules
-    theirs = {squeezed(str(name)): str(name) for name in first}
+    written = [str(name) for row in raw if isinstance(row, Mapping) for name in row]
+    theirs = {squeezed(name): name for name in written}
     spelled = {
         ours: theirs[squeezed(name)]
         for ours, name in read.items()
-        if name not in first and squeezed(name) in theirs
+        if name not in written and squeezed(name) in theirs
     }
     return replace(rules, columns={**(rules.columns or {}), **spelled}) if spelled else rules
 

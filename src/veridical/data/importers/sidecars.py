@@ -14,7 +14,7 @@ from veridical.data.record_files import stream_rows
 from veridical.data.record_kinds import RowError
 from veridical.data.record_names import IMAGES
 from veridical.runtime.errors import UserError
-from veridical.runtime.files import read_json, reading
+from veridical.runtime.files import read_json, reading, real_path
 from veridical.runtime.progress import part_of
 
 LARGEST = 2**20
@@ -204,5 +204,5 @@ def _has_block(value: object) -> bool:
 
 def _below(picture: Path, root: Path) -> str:
     """Its path below the root; as it is where it is elsewhere."""
-    whole, top = picture.resolve(), root.resolve()
+    whole, top = real_path(picture), real_path(root)
     return whole.relative_to(top).as_posix() if whole.is_relative_to(top) else str(whole)

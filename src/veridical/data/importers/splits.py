@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path, PurePath
 
 from veridical.runtime.errors import UserError
-from veridical.runtime.progress import counted
 
 WHOLE = "train"
 """The split of files whose names say none."""
@@ -25,6 +24,8 @@ _KEYWORDS = {
 }
 _KEYWORD = re.compile(rf"(?:^|[-._ 0-9])({'|'.join(_KEYWORDS)})(?=[-._ 0-9]|$)", re.I)
 _SHARD = re.compile(r"(.+)-\d{5}-of-\d{5}")
+_OF_SHARDS = "data"
+"""The folder in which the name of a shard, up to its number, is that of its split."""
 NAMED = 3
 """Files that a message names."""
 
@@ -53,12 +54,12 @@ def files_of(split: str, folder: Path, files: Sequence[Path], by_name: bool = Tr
     if of_none:
         named = ", ".join(str(file.relative_to(folder)) for file in of_none[:NAMED])
         more = f" and {len(of_none) - NAMED} more" if len(of_none) > NAMED else ""
-        print(f"Not read, as {counted(len(of_none), 'names')} say no split: {named}{more}.")
+        print(f"Not read, as no split is in the name: {named}{more}.")
     return found[split]
 
 
 def by_split(folder: Path, files: Sequence[Path], by_name: bool = True) -> dict[str, list[Path]]:
-    """Files by split: of shards, else by words such as `test` in files' names, else in folders'."""
+    """Files by split: shards in a folder `data`, else by words in names of files, or of folders."""
     ways: list[Callable[[PurePath], str | None]] = [_by_folder]
     if by_name:
         ways[:0] = [_by_shard, lambda place: _keyword(place.stem)]
@@ -75,7 +76,7 @@ def by_split(folder: Path, files: Sequence[Path], by_name: bool = True) -> dict[
 
 def _by_shard(place: PurePath) -> str | None:
     match = _SHARD.fullmatch(place.stem)
-    return match.group(1) if match is not None else None
+    return match.group(1) if match is not None and place.parent.name == _OF_SHARDS else None
 
 
 def _by_folder(place: PurePath) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from veridical.data.column_names import TWICE
 from veridical.data.record_checks import MISSING
 from veridical.inspection.findings import Finding
 from veridical.inspection.rows import Row
@@ -32,6 +33,8 @@ def check_form(row: Row) -> Iterator[Finding]:
         return
     field, reason = row.refusal.field, row.refusal.reason
     fix = _FIXES.get(field, "write the field as docs/data.md describes it")
+    if TWICE in reason:
+        fix = "keep one of the two columns"
     if reason == MISSING and field in ("chosen", "rejected", "prompt", "messages"):
         fix += "; if the column has another name, set it with `veridical data import --columns`"
     yield Finding(NAME, "error", row.number, row.id, f"{field}: {reason}", fix, "drop")
