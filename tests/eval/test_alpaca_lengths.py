@@ -67,6 +67,19 @@ def test_equal_differences_leave_it_undefined(tmp_path: Path) -> None:
     assert "same length" in score["note"]
 
 
+def test_without_a_preference_there_is_no_figure(tmp_path: Path) -> None:
+    """The gamed baselines alone would predict one. Of two preferences the interval is wide."""
+    rows = [{**row, "preference": None} for row in annotated("few")]
+    found = scored(tmp_path, rows)
+    assert found["scores"][METRIC]["value"] is None
+    assert "no answer has a preference" in found["scores"][METRIC]["note"]
+    assert f"printed/{METRIC}" not in found["about"]
+    known = [*annotated("few")[:2], *rows[2:]]
+    score = scored(tmp_path, known, "two")["scores"][METRIC]
+    assert score["n"] == 2
+    assert score["high"] - score["low"] > 0.5
+
+
 def test_two_models_are_paired(tmp_path: Path) -> None:
     """A better model with the same answers' lengths; against itself there is no difference."""
     scored(tmp_path, annotated("plain"))

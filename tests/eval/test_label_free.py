@@ -142,3 +142,20 @@ def test_rows_that_the_model_refuses_are_skipped_and_counted(
     skipped = read_jsonl(tmp_path / "out/skipped.jsonl")
     assert [(row["id"], row["row"]) for row in skipped] == [("gone", 3), ("end", 2)]
     assert "special token" in skipped[1]["reason"]
+
+
+def test_rows_behind_the_first_pairs_do_not_count(tmp_path: Path) -> None:
+    """One bad row lies before the second of two pairs, and one behind it."""
+    Image.effect_noise((96, 96), 60).convert("RGB").save(tmp_path / "a.png")
+    pair = {"images": ["a.png"], "prompt": "Describe the image.", "chosen": TRUE, "rejected": FALSE}
+    files = ("a.png", "gone.png", "a.png", "gone.png", "a.png")
+    rows = [pair | {"id": str(n), "images": [file]} for n, file in enumerate(files)]
+    write_jsonl(tmp_path / "pairs.jsonl", rows)
+    words = ["eval", "label_free", "embedded", "--data", str(tmp_path / "pairs.jsonl")]
+    words += ["--max-new-tokens", "1"]
+    for limit, lost in ((1, []), (2, ["1"]), (3, ["1", "3"])):
+        out = tmp_path / str(limit)
+        own = ["--out", str(out), "--limit", str(limit), "--max-bad-fraction", "0.4"]
+        assert main([*words, *own]) == 0
+        assert [row["id"] for row in read_jsonl(out / "skipped.jsonl")] == lost
+    assert main([*words, "--out", str(tmp_path / "one"), "--limit", "1"]) == 0

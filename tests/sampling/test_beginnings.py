@@ -130,6 +130,17 @@ def test_samples_are_those_of_prompts_that_are_read_whole(
     assert all(one == whole for one in shared)
 
 
+@pytest.mark.parametrize("way", [*ASKED])
+def test_tokens_that_were_read_do_not_depend_on_what_is_beside(
+    way: str, policy: Policy, pictures: list[Image.Image]
+) -> None:
+    """Tails of other lengths are padded, and nobody pays for padding."""
+    alone, few, many = ([said.prompt_tokens for said in said_by(policy, way, pictures, size)]
+                        for size in (1, 4, 50))  # fmt: skip
+    assert len(set(alone)) > 2
+    assert few == alone and many == alone
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("fault", ["positions", "another token", "leak"])
 def test_a_model_that_reads_them_otherwise_reads_every_prompt_whole(

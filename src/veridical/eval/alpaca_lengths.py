@@ -30,6 +30,7 @@ WHERE = (
 NUMBERS = ("index", "preference", "std_delta_len", "instruction_difficulty")
 COLUMNS = (*NUMBERS, "not_gamed_baseline")
 SAME_LENGTHS = "undefined: all answers differ from the baseline's by the same length"
+NO_PREFERENCE = "undefined: no answer has a preference"
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ def read_gamed(path: Path) -> GamedBaselines:
         UserError: it is not there or is not of its form, or scikit-learn is not installed.
     """
     if not path.is_file():
-        raise UserError(f"--length-controlled {path} is not a file. It names {WHERE}")
+        raise UserError(f"--length-controlled {path} is not a file. Give {WHERE}")
     if importlib.util.find_spec("sklearn") is None:
         raise UserError(
             "--length-controlled needs scikit-learn, which fits its regression: install "
@@ -63,7 +64,7 @@ def read_gamed(path: Path) -> GamedBaselines:
     rows = read_separated(path, ",")
     if not rows or not all(name in rows[0] for name in COLUMNS):
         raise UserError(
-            f"{path} needs rows with {', '.join(COLUMNS)}; --length-controlled names {WHERE}"
+            f"{path} needs rows with {', '.join(COLUMNS)}. Give --length-controlled {WHERE}"
         )
     table = np.array([_numbers(row, f"{path}, row {n}") for n, row in enumerate(rows, start=1)])
     index, preferences, lengths, difficulties, plain = table.T
@@ -136,6 +137,8 @@ def _at_equal_lengths(
     if lengths is None:
         return [(None, 0.0)] * len(rows)
     preferences = [math.nan if row["preference"] is None else row["preference"] - 1 for row in rows]
+    if all(map(math.isnan, preferences)):
+        return [(None, 0.0)] * len(rows)  # the regression would predict from the gamed ones alone
     own = Comparisons(lengths, difficulties, np.ones(len(rows)), np.array(preferences))
     fitted = control_lengths(own, gamed)
     return list(zip(fitted.preferences.tolist(), fitted.moved.tolist(), strict=True))
@@ -164,19 +167,25 @@ def _applies(rows: Rows) -> bool:
 
 
 def _estimate(rows: Rows) -> Estimate:
-    known = [row for row in rows if _has(row)]
-    count = len(known)
-    if not known:
-        return Estimate(None, None, None, 0, len(rows), SAME_LENGTHS)
+    """Answers without a preference have a prediction too, but say nothing of how sure it is."""
+    known, images = [row for row in rows if _has(row)], len(rows)
+    count = sum(row["preference"] is not None for row in known)
+    if not count:
+        return Estimate(None, None, None, 0, images, _why_undefined(rows))
     value = float(np.mean([row["equal_lengths"] for row in known]))
     if count < 2:
-        return Estimate(value, None, None, count, count, ONE_CLUSTER)
+        return Estimate(value, None, None, count, images, ONE_CLUSTER)
     moved = np.array([row["moved"] for row in known])
     variance = (moved**2).sum() * count / (count - 1)
     low, high = share_interval(
         np.array(value), np.array(variance), np.array(float(count)), np.array(1.0), degrees(moved)
     )
-    return Estimate(value, float(low), float(high), count, count, "", METHODS["share"])
+    return Estimate(value, float(low), float(high), count, images, "", METHODS["share"])
+
+
+def _why_undefined(rows: Rows) -> str:
+    none = all(row["preference"] is None for row in rows)
+    return NO_PREFERENCE if none else SAME_LENGTHS
 
 
 def _compare(ours: Rows, theirs: Rows) -> Difference:
@@ -188,7 +197,7 @@ def _compare(ours: Rows, theirs: Rows) -> Difference:
         return Difference(None, None, None, None, *values, len(pairs), note)
 
     if values[0] is None or values[1] is None:
-        return undefined(SAME_LENGTHS)
+        return undefined(_why_undefined(ours if values[0] is None else theirs))
     if any(row["difficulty"] != other["difficulty"] for row, other in pairs):
         return undefined("undefined: the two have other files of gamed baselines")
     value, count = values[0] - values[1], len(pairs)

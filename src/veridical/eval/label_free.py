@@ -123,11 +123,16 @@ def check_options(options: LabelFreeOptions, evaluation: Evaluation) -> None:
 
 
 def read_questions(options: LabelFreeOptions, evaluation: Evaluation) -> Questions:
-    """The prompts of the first pairs, and the rows that can't be read or rendered for the model."""
+    """The prompts of the first pairs, and the rows that can't be read or rendered for the model.
+
+    Unreadable rows behind the last of these pairs are not asked for, and don't count.
+    """
     from veridical.data.origins import unread_rows, with_origins
 
-    policy = evaluation.settings.model.policy
-    pairs = list(options.pairs.values())[: evaluation.subject.limit]
+    policy, records = evaluation.settings.model.policy, options.records
+    every = list(options.pairs.values())
+    pairs = every[: evaluation.subject.limit]
+    last = records.numbers[len(pairs) - 1] if 0 < len(pairs) < len(every) else math.inf
     refused: list[SkippedRow] = []
     items = []
     for pair in pairs:
@@ -137,8 +142,8 @@ def read_questions(options: LabelFreeOptions, evaluation: Evaluation) -> Questio
             refused.append({"id": pair.row_id, "field": "row", "reason": str(refusal)})
         else:
             items.append(_item(pair))
-    skipped = [*unread_rows(options.records), *with_origins(options.records, refused)]
-    return Questions(items, skipped, "pairs")
+    unread = [row for row in unread_rows(records) if row["row"] < last]
+    return Questions(items, [*unread, *with_origins(records, refused)], "pairs")
 
 
 def _group(policy: Policy, pair: HeldOutPair) -> Group:

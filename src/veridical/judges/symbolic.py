@@ -53,8 +53,8 @@ _OF_OTHERS = re.compile(
     r"\b(?:wrong|incorrect|false|bad|worst|poorest|rejected|least(?:\s+\w+)?|unlikel\w+)\s+\Z", re.I
 )
 _DENIED = re.compile(
-    r"n't\b|\b(?:not|neither|never|but|except|excluding|far from|(?:other|rather) than"
-    r"|instead of)\b",
+    r"n't\b|\b(?:not|neither|never|except|excluding|far from|(?:other|rather) than|instead of"
+    r"|(?:any|every|all)\w*(?: \w+){0,3} but)\b",
     re.I,
 )
 _ARTICLES = re.compile(r"\b(?:a|an|the)\b")

@@ -69,8 +69,3 @@ def _rule(segments: Tensor, blocks: Tensor | None, positions: Tensor, near: int 
         return seen
 
     return allowed
-
-
-def is_dense(mask: object) -> bool:
-    """Whether a mask is a tensor of all pairs."""
-    return isinstance(mask, torch.Tensor)

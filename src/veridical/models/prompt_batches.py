@@ -41,6 +41,14 @@ class PromptBatch:
     lengths: Tensor
     branches: tuple[Branch, ...] = ()
 
+    @property
+    def prompt_lengths(self) -> list[int]:
+        """Lengths of the prompts in tokens, whatever they are beside."""
+        if self.branches:
+            return [branch.shared + len(branch.tail) for branch in self.branches]
+        found: list[int] = self.lengths.tolist()
+        return found
+
 
 def prompt_batch(
     policy: Policy, images: Sequence[Sequence[ImageLike]], prompt_texts: Sequence[str]

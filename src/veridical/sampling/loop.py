@@ -215,12 +215,16 @@ class _Table:
     ) -> None:
         self.policy, self.decoding, self.with_logps = policy, decoding, with_logps
         prompts = list(dict.fromkeys(draw.prompt for _, draw in taken))
-        self.rows = CacheRows(policy.core, read(prompts))
+        batch = read(prompts)
+        self.rows = CacheRows(policy.core, batch)
         place = {prompt: row for row, prompt in enumerate(prompts)}
-        self.rows.select([place[draw.prompt] for _, draw in taken])
+        places = [place[draw.prompt] for _, draw in taken]
+        self.rows.select(places)
         self.numbers = [number for number, _ in taken]
         self.sentences = [draw.sentence for _, draw in taken]
-        self.said = [_Unfinished(length) for length in self.rows.lengths]
+        # A cache's own lengths count the columns that it was widened by.
+        lengths = batch.prompt_lengths
+        self.said = [_Unfinished(lengths[row]) for row in places]
         device, limit = policy.device, decoding.max_new_tokens
         keys = [draw.key for _, draw in taken]
         self.noise = token_noise(decoding.seed, keys, limit, device)

@@ -289,9 +289,13 @@ def _check(
             "--held-out means nothing here: rows are made from prompts on the way. Leave it at 0. "
             "--check-images evaluates the policy on the way, and `veridical eval` the result."
         )
-    # Fresh answers end at --max-new-tokens; rows' own are learned from with `mixed` alone.
-    own = () if pairs == "mixed" else ("max_response_tokens",)
-    refuse_here(training, "vision_cache", *own)
+    if pairs != "mixed" and training.max_response_tokens is not None:
+        raise UserError(
+            f"--max-response-tokens is not offered with --pairs {pairs}: records' own pairs, which "
+            "it cuts, are learned from with --pairs mixed alone. Leave it out; --max-new-tokens "
+            "limits what is sampled."
+        )
+    refuse_here(training, "vision_cache")
 
 
 def _rejecting(
