@@ -301,6 +301,15 @@ def test_samples_without_documents_say_by_their_metric_what_was_asked(tmp_path: 
     )
     with pytest.raises(UserError, match="row 1: the sample has no `doc`"):
         read_answer_rows(tmp_path / "log.jsonl", "question_id")
+    # A document without an id says as little as none.
+    write_jsonl(tmp_path / "log.jsonl", [{**row, "doc": {"question": "Is it?"}} for row in log])
+    assert [
+        row["question_id"] for row in read_answer_rows(tmp_path / "log.jsonl", "question_id")
+    ] == ["1", "2"]
+    none = {"pope_accuracy": 1, "pope_f1_score": 1, "doc": {"question": "Is it?"}}
+    write_jsonl(tmp_path / "log.jsonl", [{**row, **none} for row in log])
+    with pytest.raises(UserError, match="row 1: `doc` has no id"):
+        read_answer_rows(tmp_path / "log.jsonl", "question_id")
 
 
 def test_logs_of_benchmarks_whose_ids_are_their_own(tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ def of_lmms_log(rows: Sequence[Mapping[str, Any]], id_field: str, path: Path) ->
     """
     found = []
     for number, row in enumerate(rows, start=1):
-        doc = _document(row, f"{path}, row {number}")
+        doc = _document(row, id_field, f"{path}, row {number}")
         said = _texts(row["resps"] if "resps" in row else row["filtered_resps"])
         if len(said) != 1:
             raise UserError(
@@ -46,25 +46,28 @@ def of_lmms_log(rows: Sequence[Mapping[str, Any]], id_field: str, path: Path) ->
         about = {name: doc[name] for name in ("question",) if isinstance(doc.get(name), str)}
         if isinstance(doc.get("category"), str) and "question_id" in doc:
             about["split"] = doc["category"]
-        found.append({**about, id_field: _id(doc, id_field, row["doc_id"]), "answer": said[0]})
+        found.append({**about, id_field: _id(doc, id_field), "answer": said[0]})
     return found
 
 
-def _document(row: Mapping[str, Any], place: str) -> Mapping[str, Any]:
-    """A sample's question: its document or, where that was not logged, what a metric says of it.
+def _document(row: Mapping[str, Any], id_field: str, place: str) -> Mapping[str, Any]:
+    """A sample's question: its document or, where that tells no id, what a metric says of it.
 
     `doc_id` is a place in the data set, which is not a question's id: POPE's begin at 1.
 
     Raises:
         UserError: neither is there.
     """
-    told = [row.get("doc"), *row.values()]
-    known = (one for one in told if isinstance(one, Mapping) and any(id in one for id in IDS))
-    doc = row.get("doc") if isinstance(row.get("doc"), Mapping) else next(known, None)
-    if not isinstance(doc, Mapping):
+    names = (id_field, *IDS)
+    told = (one for one in (row.get("doc"), *row.values()) if isinstance(one, Mapping))
+    doc = next((one for one in told if any(one.get(name) is not None for name in names)), None)
+    if doc is None:
+        has_doc = isinstance(row.get("doc"), Mapping)
+        why = "`doc` has no id" if has_doc else "the sample has no `doc`"
         raise UserError(
-            f"{place}: the sample has no `doc`, and no metric of it tells an id. It does not say "
-            "which question was answered. Log the samples with their documents."
+            f"{place}: {why}, and no metric of it tells one. It does not say which question was "
+            "answered. Log the samples with documents that have an id "
+            f"({', '.join(dict.fromkeys(names))})."
         )
     return doc
 
@@ -91,7 +94,7 @@ def of_vlmevalkit(rows: Sequence[Mapping[str, Any]], id_field: str, path: Path) 
         said = row["prediction"]
         if not isinstance(said, str):
             raise UserError(f"{path}, row {number}: prediction must be a text, not {said!r:.40}.")
-        id = _id(row, id_field, row["index"])
+        id = _id(row, id_field)
         found.append({"question": str(row["question"]), id_field: id, "answer": said})
     return found
 
@@ -135,9 +138,10 @@ def refuse_excel(path: Path) -> None:
         )
 
 
-def _id(row: Mapping[str, Any], id_field: str, otherwise: object) -> str:
-    found = next((row[name] for name in (id_field, *IDS) if row.get(name) is not None), otherwise)
-    return str(found).strip()
+def _id(row: Mapping[str, Any], id_field: str) -> str:
+    """The first id that a row has; "None", which no question is called, if it has none."""
+    names = (id_field, *IDS)
+    return str(next((row[name] for name in names if row.get(name) is not None), None)).strip()
 
 
 def _texts(value: Any) -> list[str]:

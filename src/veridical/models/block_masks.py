@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, or_masks
 from transformers import PreTrainedModel
