@@ -24,8 +24,8 @@ from veridical.models.reward_model import (
     judged_group,
     new_head,
     save_head,
-    score_groups,
 )
+from veridical.models.reward_scores import score_groups
 from veridical.runtime.files import read_json
 
 PROMPT = [user_message("Describe the image.")]

@@ -21,8 +21,8 @@ from veridical.models.reward_model import (
     RewardModel,
     judged_group,
     new_head,
-    score_groups,
 )
+from veridical.models.reward_scores import score_groups
 from veridical.runtime.errors import UserError
 from veridical.sampling import Decoding, Request
 from veridical.sampling.engines.recomputing import recomputed

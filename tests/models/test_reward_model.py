@@ -33,8 +33,8 @@ from veridical.models.reward_model import (
     response_rewards,
     reward_measure,
     save_head,
-    score_groups,
 )
+from veridical.models.reward_scores import score_groups
 from veridical.models.tuning import Tuning, prepare_training
 from veridical.objectives.reward import reward_loss
 from veridical.runtime.errors import UserError

@@ -23,8 +23,8 @@ from veridical.models.reward_model import (
     HEAD_FILE,
     attach_reward_model,
     load_reward_model,
-    score_groups,
 )
+from veridical.models.reward_scores import score_groups
 from veridical.models.tuning import without_language_head
 from veridical.objectives.reward import BradleyTerry
 from veridical.runtime.errors import UserError

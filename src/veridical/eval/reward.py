@@ -26,7 +26,8 @@ from veridical.eval.judged_pairs import no_questions
 from veridical.eval.run import run_benchmark
 from veridical.models.refused_rows import leave_out_refused
 from veridical.models.rendering import Group
-from veridical.models.reward_model import ReadGroup, RewardModel, load_reward_model, read_groups
+from veridical.models.reward_model import RewardModel, load_reward_model
+from veridical.models.reward_scores import ReadGroup, read_groups
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import require_file
 from veridical.runtime.options import Placement, Reading

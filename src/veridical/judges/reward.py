@@ -9,13 +9,8 @@ from veridical.data.messages import assistant_message
 from veridical.judges.judging import Case, Cost, Judge, Verdict
 from veridical.models.refused_rows import leave_out_refused
 from veridical.models.rendering import Group, RefusedRowError
-from veridical.models.reward_model import (
-    ReadGroup,
-    RewardModel,
-    judged_group,
-    own_adapter,
-    read_groups,
-)
+from veridical.models.reward_model import RewardModel, judged_group, own_adapter
+from veridical.models.reward_scores import ReadGroup, read_groups
 
 REWARD = "reward"
 """The aspect that holds a reward model's number; its unit is a log-odds."""

@@ -252,9 +252,8 @@ class Training:
                 )
         if self.group_by_length == "step" and self.accumulation == 1:
             raise UserError(
-                "--group-by-length step sorts the rows of a step into its batches, and with "
-                "--accumulation 1 a step is one batch. Set --group-by-length epoch, or raise "
-                "--accumulation."
+                "--group-by-length step sorts a step's rows into its batches, and --accumulation 1 "
+                "is one batch a step. Set --group-by-length epoch, or raise --accumulation."
             )
         for name in ("max_length", "max_response_tokens"):
             value = getattr(self, name)
