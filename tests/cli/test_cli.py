@@ -406,7 +406,7 @@ def test_configuration_files_that_cannot_be_read(
 
 def test_too_many_bare_words(capsys: pytest.CaptureFixture[str]) -> None:
     message = complaint(capsys, "ask", "M", "image.png", "is", "it", "red")
-    assert "what is 'it' for?" in message
+    assert "unexpected argument 'it'" in message
     assert "MODEL IMAGE QUESTION" in message
 
 

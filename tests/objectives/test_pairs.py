@@ -536,7 +536,7 @@ def test_a_common_beta_that_no_term_has_is_refused(terms: str) -> None:
         ("dop:1", r"no loss 'dop' \(did you mean dpo"),
         ("nll:1", "no loss that compares two answers"),
         ("mpo:1", "mpo is a sum itself. Write dpo:0.8"),
-        ("ddpo:1,nll:1", "can't have ddpo: it weighs tokens before"),
+        ("ddpo:1,nll:1", "can't have ddpo: its weights of tokens would"),
         (
             "dpo:1:gamma=3",
             "'gamma=3' is not a setting of dpo. Its settings: beta=..., label_smoothing",

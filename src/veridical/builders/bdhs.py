@@ -69,7 +69,7 @@ def build_bdhs(
         reading: how DATA is read.
         caching: where image features are kept, for `--variant mask`.
         loading: how MODEL is loaded.
-        seed: of masks, cuts, swaps and sampling.
+        seed: random seed of masks, cuts, swaps and sampling.
         shard: make only this shard, such as 2/8; who makes the last one writes the result. Under
             `torchrun` every process takes its own.
     """

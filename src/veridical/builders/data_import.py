@@ -80,7 +80,11 @@ def data_import(
         dry_run: write nothing; print counts, the mapping, five records, and the rows left out. The
             exit status is that of the import.
     """
-    given = dict(locals())
+    given = {
+        "source": source, "out": out, "as_": as_, "kind": kind, "images_root": images_root,
+        "rules": rules, "subset": subset, "split": split, "revision": revision, "limit": limit,
+        "max_bad_fraction": max_bad_fraction, "dry_run": dry_run,
+    }  # fmt: skip
     rules.check()
     SHARE.check("max_bad_fraction", max_bad_fraction)
     if not dry_run:

@@ -117,7 +117,7 @@ def assign_bare_words(
             words.append(f"--{name}={bare.pop(0)}")
     if bare:
         takes = " ".join(name.upper() for name in positionals) or "none"
-        raise UserError(f"what is {bare[0]!r} for? The words without a -- that it takes: {takes}.")
+        raise UserError(f"unexpected argument {bare[0]!r}. Arguments without a --: {takes}.")
     return words
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from veridical.inspection.facts import Fact
 from veridical.inspection.pairs import Pairs
 
-SECTION = "Agreement between judges"
+AGREEMENT = "Agreement between judges"
 MOST_JUDGES = 8
 FEWEST = 10  # pairs that two judges share
 
@@ -49,7 +49,12 @@ def describe_agreement(judges: Mapping[str, Votes]) -> list[Fact]:
         note = f"they agree on {100 * same:.1f} % of {len(shared):,} pairs"
         facts.append(
             Fact(
-                SECTION, f"Cohen's kappa: {one}, {other}", kappa, "number", n=len(shared), note=note
+                AGREEMENT,
+                f"Cohen's kappa: {one}, {other}",
+                kappa,
+                "number",
+                n=len(shared),
+                note=note,
             )
         )
     if len(judges) > 1 and facts:
@@ -59,7 +64,7 @@ def describe_agreement(judges: Mapping[str, Votes]) -> list[Fact]:
             level = "nominal"
             alpha = float(krippendorff.alpha(reliability_data=table, level_of_measurement=level))
         label = f"Krippendorff's alpha of all {len(judges)}"
-        facts.append(Fact(SECTION, label, alpha, "number", n=table.shape[1]))
+        facts.append(Fact(AGREEMENT, label, alpha, "number", n=table.shape[1]))
     return facts
 
 

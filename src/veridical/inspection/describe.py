@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from veridical.inspection.agreement import SECTION as AGREEMENT
-from veridical.inspection.agreement import between_sets, describe_agreement, votes_of
+from veridical.inspection.agreement import AGREEMENT, between_sets, describe_agreement, votes_of
 from veridical.inspection.description_page import MARK, page_of
 from veridical.inspection.differences import describe_differences
 from veridical.inspection.extra import require_packages

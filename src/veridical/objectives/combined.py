@@ -139,8 +139,8 @@ def _kind(name: str) -> Any:
         made: Any = TERMS[name]
         if getattr(made, "weigh", PairLoss.weigh) is not PairLoss.weigh:
             raise UserError(
-                f"--terms can't have {name}: it weighs tokens before they are summed, so the other "
-                f"terms would be of weighed answers too. Set --loss {name} instead."
+                f"--terms can't have {name}: its weights of tokens would change the other terms, "
+                f"too. Set --loss {name} instead."
             )
         return made
     if name == "mpo":

@@ -25,8 +25,8 @@ class VDPO(PairLoss):
 
     Attributes:
         beta: how strongly the policy is held to the reference; 0.05 to 0.5 is usual.
-        guidance: gamma; an answer's log-probability under its image counts so often, less gamma - 1
-            times that under `contrast_images`, such as black ones.
+        guidance: gamma, the weight of an answer's log-probability under its image; gamma - 1 times
+            that under `contrast_images`, such as black ones, is subtracted.
         image_weight: weight of the term that prefers the chosen answer under its own image to the
             same answer under `contrast_images`; 0 leaves it out.
     """

@@ -142,7 +142,8 @@ PANELS = (
         "Margin (chosen \N{MINUS SIGN} rejected)", (Curve("rewards_margin", "margin", BLUE),), 0.0
     ),
     Panel(
-        "Accuracy (pairs ranked rightly)", (Curve("rewards_accuracy", "accuracy", BLUE),), 0.5
+        "Accuracy (pairs whose chosen answer has the higher reward)",
+        (Curve("rewards_accuracy", "accuracy", BLUE),), 0.5
     ),
     Panel("Loss", (Curve("loss", "loss", BLUE),)),
     _two(

@@ -40,8 +40,8 @@ class Execution:
             --nproc-per-node 8".
         measure: try the steps on a few rows first, to say how long and in how much memory.
         dry_run: write the plan, say what it would do, and stop.
-        forget: what an earlier command started on another machine runs no longer, as this command
-            can't see: start it again.
+        forget: start steps again that an earlier command started on another machine. Use it only if
+            they have stopped, which this command can't check.
     """
 
     workers: int = 1
@@ -102,7 +102,7 @@ def align(
             every step that has it: all.dtype=bfloat16.
         evaluating: how the result is evaluated.
         execution: how the plan is run.
-        seed: of every step that draws.
+        seed: random seed of every step that uses one.
 
     Returns:
         The scores before and after, and their differences.

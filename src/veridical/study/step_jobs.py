@@ -27,7 +27,7 @@ class Executing:
             many as there are workers with nothing else to do if not set.
         retries: how often a step is started again whose process was killed.
         gpus: that a step needs which trains, builds or evaluates.
-        forget: what an earlier command started elsewhere runs no longer.
+        forget: what an earlier command started elsewhere has stopped.
     """
 
     out: Path

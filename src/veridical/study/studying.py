@@ -53,7 +53,8 @@ def study_plan(
     start. Times are means of finished steps of the same kind, in this study's folder.
 
     Args:
-        study: a YAML file, or the name of one that ships: `methods`, `rewards`, `evidence`.
+        study: a YAML file, or the name of one that ships: `first`, `methods`, `rewards`,
+            `evidence`.
         out: the study's folder; `runs/` and the file's name if not set.
         workers: steps at once, for the time that all of them take.
         price: of an hour of one worker, to print what the rest costs.
@@ -96,7 +97,8 @@ def study_run(
     at the end. Stopped or killed, the same command goes on; what is finished is kept.
 
     Args:
-        study: a YAML file, or the name of one that ships: `methods`, `rewards`, `evidence`.
+        study: a YAML file, or the name of one that ships: `first`, `methods`, `rewards`,
+            `evidence`.
         out: folder for the study: `plan.yaml`, `steps.json`, `logs/`, `steps/`, `tuning.json`,
             `study.json`, `report.html`. `runs/` and the file's name if not set.
         workers: steps at once.
@@ -105,8 +107,8 @@ def study_run(
         retries: how often a step is started again whose process was killed.
         cluster: where steps run.
         accept_code: keep steps that were made by other code than today's.
-        forget: what an earlier command started on another machine, or with another executor, runs
-            no longer, as this command can't see: start it again.
+        forget: start steps again that an earlier command started on another machine or executor.
+            Use it only if they have stopped, which this command can't check.
 
     Raises:
         UserError: the file is not a study, a step's command refuses it, another machine may run the

@@ -58,8 +58,8 @@ def train_dpo(
         objective: what is minimized.
         reference: `precomputed` runs the reference once before training and stores its
             log-probs; `in_step` runs it at every step (full tuning then keeps a second model).
-        reference_model: hold the policy to this model instead of to its own start, as in a second
-            round; of the same family, with the same tokenizer.
+        reference_model: use this model as the reference instead of the start, as in a second round;
+            of the same family, with the same tokenizer.
         kind: what DATA holds: `preference`, or `unpaired`: single answers, each a good or a bad
             one, for the loss `kto` (which takes pairs too).
         following: how the reference follows the policy, if it does.

@@ -120,7 +120,7 @@ class Training:
         attention: implementation of attention: `eager`, `sdpa`, `flash` (the package flash-attn;
             responses then do not share their prompt) or `flex` (PyTorch's FlexAttention, on a GPU);
             `auto` is `sdpa` where the model has it.
-        seed: of order, adapters and held-out rows.
+        seed: random seed of row order, adapter weights and the held-out split.
         template: a variable of the model's chat template, such as enable_thinking=true (false
             where the template reads it and nothing is said); chat_template=NAME chooses one.
         report_to: trackers that get the log's figures too: `tensorboard`, `trackio`, `wandb`; their

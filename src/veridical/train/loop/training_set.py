@@ -214,8 +214,8 @@ def kept_together(
         return joined
     if tells:
         print(
-            f"Through rejected_images or contrast_images {part_of(largest, len(groups), 'rows')} "
-            "hang together. Rows are held out by their own images alone: some held-out rows share "
+            f"{part_of(largest, len(groups), 'rows')} are linked through rejected_images or "
+            "contrast_images. Rows are held out by their own images alone, so some of them share "
             "such an image with rows that are trained on."
         )
     return by_prompt
