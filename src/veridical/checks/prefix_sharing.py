@@ -83,7 +83,8 @@ def sharing(policy: Policy, groups: Sequence[Group], together: bool = False) -> 
     except (AttributeError, TypeError) as error:
         if window(policy.core) is None and attention != FLEX:
             raise
-        return Sharing(False, f"its forward takes no mask of this kind ({error})")
+        kind = "of blocks" if attention == FLEX else "for each kind of layer"
+        return Sharing(False, f"its forward takes no mask {kind} ({error})")
 
 
 @torch.no_grad()
