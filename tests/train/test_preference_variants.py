@@ -623,7 +623,7 @@ def test_pictures_of_single_answers_keep_rows_together_too(
     assert capsys.readouterr().out == ""
     alone = kept_together(rows(10 * [10]))
     assert list(alone.values()) == own
-    assert "contrast_images 10 of 10 rows" in capsys.readouterr().out
+    assert "10 of 10 rows are linked through" in capsys.readouterr().out
 
 
 def test_sft_trains_on_no_picture_that_it_holds_out(
